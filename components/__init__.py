@@ -1,0 +1,1 @@
+"""kfp-fti: Kubeflow Pipelines components for features, training and inference."""

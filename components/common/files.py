@@ -1,0 +1,87 @@
+"""Files and folders that are either whole or absent, and digests of their content."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fti.common.errors import StorageError
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it takes the final name, on failure it is removed.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    target = Path(path)
+    with _storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield scratch / target.name
+            os.replace(scratch / target.name, target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """Yields an empty temporary folder; on success it replaces `path` whole, on failure it is removed.
+
+    Raises:
+        StorageError: The disk is full or the parent folder cannot be written.
+    """
+    target = Path(path)
+    with _storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            new = scratch / "new"
+            new.mkdir()
+            yield new
+            if target.exists():
+                os.replace(target, scratch / "old")
+            os.replace(new, target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _storage_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise StorageError(
+            f"{target} could not be written: {error.strerror or error}",
+            remedy="Free disk space or make the folder writable; nothing was half-written",
+        ) from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(path: str | Path) -> str:
+    """The digest of a file, or of a folder: over the relative names and contents of its files, in order of name.
+
+    Equal content gives an equal digest on every machine; times and permissions do not count.
+    """
+    root = Path(path)
+    if root.is_file():
+        return sha256_of(root)
+    whole = hashlib.sha256()
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        whole.update(f"{file.relative_to(root).as_posix()}\0{sha256_of(file)}\n".encode())
+    return whole.hexdigest()

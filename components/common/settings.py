@@ -1,0 +1,50 @@
+"""Settings, read once from an injected environment. The one place that names environment variables."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where state lives and how object stores are reached.
+
+    Attributes:
+        home: `FTI_HOME`, default `.fti`: all state on a laptop; can be deleted.
+        offline_uri: `FTI_OFFLINE_URI`, default `<home>/offline`: feature tables (Feast's offline store).
+        models_uri: `FTI_MODELS_URI`, default `<home>/models`: pushed model packages.
+        services: `<home>/services`: InferenceService manifests of the local runner.
+        s3_endpoint: `AWS_ENDPOINT_URL`, such as `http://minio:9000`; empty means AWS itself.
+        s3_region: `AWS_REGION`.
+        s3_access_key: `AWS_ACCESS_KEY_ID`; empty means anonymous.
+        s3_secret_key: `AWS_SECRET_ACCESS_KEY`; never shown.
+    """
+
+    home: Path
+    offline_uri: str
+    models_uri: str
+    services: Path
+    s3_endpoint: str
+    s3_region: str
+    s3_access_key: str = field(repr=False)
+    s3_secret_key: str = field(repr=False)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Reads the settings.
+
+        Args:
+            environ: The environment to read; tests inject their own.
+        """
+        home = Path(environ.get("FTI_HOME") or ".fti").absolute()
+        return cls(
+            home=home,
+            offline_uri=(environ.get("FTI_OFFLINE_URI") or str(home / "offline")).rstrip("/"),
+            models_uri=(environ.get("FTI_MODELS_URI") or str(home / "models")).rstrip("/"),
+            services=home / "services",
+            s3_endpoint=environ.get("AWS_ENDPOINT_URL", ""),
+            s3_region=environ.get("AWS_REGION", ""),
+            s3_access_key=environ.get("AWS_ACCESS_KEY_ID", ""),
+            s3_secret_key=environ.get("AWS_SECRET_ACCESS_KEY", ""),
+        )

@@ -1,0 +1,1 @@
+"""The pipelines composed of the components: features, training, deployment, and the whole loop."""
