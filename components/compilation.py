@@ -1,12 +1,17 @@
 """Compiles pipelines and components to KFP's YAML, byte for byte the same each time."""
 
+import ast
 import importlib
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 from fti.common.files import atomic_file
 
 COMPONENTS = ("ingest", "validate", "featurize", "materialize", "retrieve", "train", "evaluate", "push")
+
+_DEFAULT = re.compile(r"^(#.* \[Default: )([\[{].*[\]}])\]$")
 
 
 def component_named(name: str) -> Any:
@@ -45,4 +50,11 @@ def _compile(thing: Any, path: Path) -> Path:
 
     with atomic_file(path) as scratch:
         Compiler().compile(thing, str(scratch))
+        lines = scratch.read_text(encoding="utf-8").splitlines(keepends=True)
+        scratch.write_text("".join(_DEFAULT.sub(_in_order, line) for line in lines), encoding="utf-8")
     return path
+
+
+def _in_order(default: re.Match[str]) -> str:
+    """KFP writes maps among the defaults in its heading in the random order of protobuf."""
+    return f"{default[1]}{json.dumps(ast.literal_eval(default[2]), sort_keys=True)}]"

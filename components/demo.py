@@ -1,6 +1,7 @@
 """The demo: the whole loop on real flights, a second model beside the first, and traffic through both."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,11 +11,14 @@ from typing import Any
 
 from fti.common.errors import ServingError
 from fti.common.files import atomic_file
+from fti.common.inference_service import read_service
 from fti.common.settings import Settings
+from fti.common.tables import read_spec
 from fti.local_run import Run, StepEvent, run_pipeline
 from fti.pipelines import pipeline_named, reference
 
 CANARY_PERCENT = 20
+DEFAULT_PORT = 8080
 CHALLENGER: dict[str, Any] = {"learning_rate": 0.05, "max_leaf_nodes": 63}
 
 Say = Callable[[str], None]
@@ -34,7 +38,7 @@ def run_demo(settings: Settings, requests: int, say: Say, progress: Progress) ->
         The figures, also left in `<home>/demo.json`.
 
     Raises:
-        FtiError: A step failed, or a model was not blessed.
+        FtiError: A step failed, or the challenger was not blessed.
     """
     started = time.monotonic()
 
@@ -46,15 +50,91 @@ def run_demo(settings: Settings, requests: int, say: Say, progress: Progress) ->
     challenger = {"model_uri": training.outputs["model"], "blessing_uri": training.outputs["blessing"]}
     _run("deployment", {**challenger, "canary_percent": CANARY_PERCENT}, settings, progress)
     say(f"4/4  Both are served; {requests:,} requests through the gateway")
-    traffic = _ask(settings, loop, requests)
+    rows = _requests(Path(loop.artifacts("retrieve", "test")[0]["uri"]), requests)
+    traffic = _ask(settings, rows)
 
-    figures = {**_judged(loop), **traffic, "canary_percent_asked": CANARY_PERCENT, "seconds": round(time.monotonic() - started, 1)}
+    figures = {**_judged(loop), **traffic, "seconds": round(time.monotonic() - started, 1)}
     with atomic_file(settings.home / "demo.json") as scratch:
         scratch.write_text(json.dumps(figures, indent=2))
-    _tell(figures, [loop, training], settings, say)
+    _tell(figures, [loop, training], rows[0], say)
     return figures
 
 
 def _run(name: str, arguments: dict[str, Any], settings: Settings, progress: Progress) -> Run:
     with progress(name) as on_event:
         return run_pipeline(pipeline_named(name), arguments, settings, on_event)
+
+
+def _judged(loop: Run) -> dict[str, Any]:
+    """What the steps of the loop recorded about the flights and the model."""
+    tables = [raw["metadata"] for raw in loop.artifacts("ingest", "raw")]
+    rejects = [rejected["metadata"]["rows"] for rejected in loop.artifacts("validate", "rejected")]
+    flights = next(index for index, table in enumerate(tables) if table["table"] == "flights")
+    unlabelled = loop.artifacts("retrieve", "metrics")[0]["metadata"]["rejected_rows"]
+    quality = loop.artifacts("evaluate", "metrics")[0]["metadata"]
+    return {
+        "rows_ingested": int(tables[flights]["rows"]),
+        "rows_rejected": int(rejects[flights] + unlabelled),
+        "rows_against_contract": int(rejects[flights]),
+        "rows_without_label": int(unlabelled),
+        "auc_schedule_only": round(quality["baseline_roc_auc"], 4),
+        "auc_test": round(quality["roc_auc"], 4),
+        "blessed": json.loads(Path(loop.artifacts("evaluate", "blessing")[0]["uri"]).read_text())["blessed"],
+    }
+
+
+def _ask(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sends rows through the gateway, one by one, and counts which revision answers."""
+    import httpx
+
+    from fti.serve.protocol import REVISION_HEADER
+    from fti.serve.runner import running
+
+    service = read_service(reference.SERVICE, settings)
+    variants = {revision.name: variant for variant, (revision, _) in service.revisions().items()} if service else {}
+    answers: Counter[str] = Counter()
+    with running(settings, names=[reference.SERVICE]) as endpoints, httpx.Client(timeout=30) as client:
+        for row in rows:
+            response = client.post(endpoints[reference.SERVICE], json={"instances": [row]})
+            answers[variants[response.headers[REVISION_HEADER]] if response.is_success else "failed"] += 1
+    return {
+        "requests": len(rows),
+        "failed_requests": answers["failed"],
+        "answered_by_stable": answers["stable"],
+        "answered_by_canary": answers["canary"],
+        "canary_percent_asked": CANARY_PERCENT,
+        "canary_percent_seen": round(100 * answers["canary"] / max(1, answers["stable"] + answers["canary"]), 1),
+    }
+
+
+def _requests(test: Path, count: int) -> list[dict[str, Any]]:
+    """Rows of the test set as a caller would send them: in turn with all features, and with the entity keys alone."""
+    import polars as pl
+
+    spec = read_spec(test)
+    if spec is None:
+        raise ServingError(f"{test} does not say which of its columns are features", remedy="Run the demo again")
+    frame = pl.read_parquet(test).sample(count, seed=0, with_replacement=True)
+    asked = [feature.name for feature in spec.features if feature.source == "request"]
+    full = frame.select([feature.name for feature in spec.features]).to_dicts()
+    keys = frame.select(list(dict.fromkeys([*spec.entity_keys, *asked]))).to_dicts()
+    return [(full if index % 2 else keys)[index] for index in range(count)]
+
+
+def _tell(figures: dict[str, Any], runs: list[Run], row: dict[str, Any], say: Say) -> None:
+    url = f"http://127.0.0.1:{DEFAULT_PORT}/v1/models/{reference.SERVICE}:predict"
+    folders = [os.path.relpath(run.reports[0].parent) for run in runs]
+    rejected = f"{figures['rows_against_contract']} break the contract, {figures['rows_without_label']:,} have no label"
+    lines = {
+        "Rows": f"{figures['rows_ingested']:,} flights in, {figures['rows_rejected']:,} rejected: {rejected}",
+        "AUC": f"{figures['auc_test']:.3f} on months it has not seen; schedule alone: {figures['auc_schedule_only']:.3f}",
+        "Traffic": f"{figures['requests']:,} requests, {figures['failed_requests']} failed; canary "
+        f"{figures['canary_percent_asked']} % asked, {figures['canary_percent_seen']} % seen",
+        "Reports": "  ".join(folders),
+        "Endpoint": f"{url}, while `fti serve` runs",
+        "Ask it": f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps({'instances': [row]})}'",
+    }
+    say(f"\nDone in {figures['seconds']:.0f} s.")
+    for name, line in lines.items():
+        say(f"{name:<9} {line}")
+    say("\nNext: .venv/bin/fti serve")

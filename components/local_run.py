@@ -56,17 +56,12 @@ class Run:
     outputs: dict[str, Any] = field(default_factory=dict)
     reports: list[Path] = field(default_factory=list)
 
-    def artifact(self, task: str, output: str) -> dict[str, Any]:
-        """One output artifact of a task: its path as `uri`, and its `metadata`.
-
-        Raises:
-            KeyError: The run has no such task or output.
-        """
-        for file in sorted(self.folder.rglob("executor_output.json")):
-            artifacts = json.loads(file.read_text()).get("artifacts", {})
-            if file.parent.name == task and output in artifacts:
-                return dict(artifacts[output]["artifacts"][0])
-        raise KeyError(f"{task}.{output}")
+    def artifacts(self, task: str, output: str) -> list[dict[str, Any]]:
+        """The artifacts that a task gave under one output name: `uri` and `metadata` of each, one per iteration."""
+        found = []
+        for file in sorted(self.folder.glob(f"steps/**/{task}/executor_output.json")):
+            found += json.loads(file.read_text()).get("artifacts", {}).get(output, {}).get("artifacts", [])
+        return found
 
 
 def run_pipeline(
@@ -104,6 +99,7 @@ def run_pipeline(
             follower = _Follower(log, on_event)
             with contextlib.redirect_stdout(follower), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*custom or non-Python base image.*")
+                warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
                 try:
                     result = pipeline(**arguments)
                 except RuntimeError as error:

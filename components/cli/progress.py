@@ -1,5 +1,6 @@
 """Progress of a local run: a live display in a terminal, plain lines elsewhere."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ def step_progress(title: str) -> Iterator[Callable[[StepEvent], None]]:
     """Yields a function to call as steps start and end."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # the run takes stdout over
     running: list[str] = []
 
     def ended(event: StepEvent) -> None:

@@ -59,7 +59,7 @@ def _parsed(rows: Any) -> list[dict[str, Any]]:
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 def status_command(as_json: bool) -> None:
-    """Show what is pushed, what is served, and the last run."""
+    """Show what is pushed and what is served."""
     from fti.serve.status import read
 
     state = read(Settings.from_env())
@@ -70,4 +70,15 @@ def status_command(as_json: bool) -> None:
 
 
 def _described(state: dict[str, Any]) -> str:
-    return json.dumps(state, indent=2)
+    lines = [f"serving on port {state['port']} (pid {state['pid']})" if state["pid"] else "nothing is served: fti serve"]
+    if not state["services"]:
+        lines.append("nothing was pushed: fti run loop")
+    for name, service in state["services"].items():
+        actual = service["actual"] or {"url": "", "revisions": {}}
+        lines.append(f"{name}  {service.get('error') or actual['url']}".rstrip())
+        for variant, desired in service["desired"].items():
+            live = actual["revisions"].get(variant, {})
+            same = live.get("revision") == desired["revision"] and live.get("ready")
+            state_now = "ready" if same else "not yet served" if state["pid"] else "pushed"
+            lines.append(f"  {variant:<7} {desired['percent']:>3} %  {desired['revision']}  {state_now}")
+    return "\n".join(lines)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from fti.common.errors import ConfigError, ServingError
 from fti.common.files import atomic_file
 from fti.common.settings import Settings
@@ -195,6 +194,8 @@ def parse(manifest: dict[str, Any], where: str) -> Service:
         if mode != "Standard":
             raise _unreadable(where, f"has the deployment mode {mode}", f"the annotation {MODE}: Standard")
         canaries = spec.get("canary") or []
+        if "canaryTrafficPercent" in spec["predictor"]:  # KServe itself ignores it without a word
+            raise _unreadable(where, "has a canaryTrafficPercent, which Standard mode ignores", "spec.canary")
         if len(canaries) > 1:
             raise _unreadable(where, f"has {len(canaries)} canaries", "one canary at a time")
         service = Service(name=metadata["name"], stable=_revision(spec["predictor"]))

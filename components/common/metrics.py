@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 ERRORS = frozenset({"log_loss", "brier", "ece", "rmse", "mae", "mape"})
 
 
-def metrics_of(task: Task, target: "np.ndarray", scores: "np.ndarray", threshold: float | None = None) -> dict[str, float]:
+def metrics_of(
+    task: Task, target: "np.ndarray", scores: "np.ndarray", threshold: float | None = None
+) -> dict[str, float]:
     """The metrics of a task, by name. One that the data do not define (AUC of one class only) is left out.
 
     Args:

@@ -166,7 +166,9 @@ def _verify(folder: Path) -> None:
     for name in sorted(expected):
         if PurePosixPath(name).name != name or name in {"..", CHECKSUMS}:
             raise PackageError(f"{CHECKSUMS} of {folder} names {name!r}", allowed="plain file names", remedy=_REMEDY)
-    found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()}
+    found = {
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
+    }
     for name in sorted({*expected, *REQUIRED} - found):
         raise PackageError(f"{name} is missing from the model package {folder}", remedy=_REMEDY)
     for name in sorted(found - {*expected, CHECKSUMS}):

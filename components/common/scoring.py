@@ -1,5 +1,6 @@
 """Scoring: the one way from named columns through a model's ONNX graph to probabilities or values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,9 @@ class Scorer:
         expected = {name: len(columns) for name, columns in parts.items() if columns}
         found = {node.name: node.shape[1] for node in self._session.get_inputs()}
         if found != expected:
-            raise PackageError(f"the graph of {package.path} takes {found}", allowed=f"{expected}, as its signature says")
+            raise PackageError(
+                f"the graph of {package.path} takes {found}", allowed=f"{expected}, as its signature says"
+            )
         self._output = "value" if self.signature.task == "regression" else "probability"
 
     def score(self, columns: "Mapping[str, np.ndarray]") -> "np.ndarray":
@@ -134,6 +137,27 @@ def columns_of(frame: "pl.DataFrame", names: Sequence[str]) -> "dict[str, np.nda
     return arrays
 
 
+def target_of(signature: Signature, labels: "pl.Series") -> "np.ndarray":
+    """Labels as models learn them: int64 [N], the codes of the classes; or float64 [N], the values.
+
+    Raises:
+        ConfigError: A label is none of the classes.
+    """
+    import numpy as np
+    import polars as pl
+
+    if signature.task == "regression":
+        return labels.cast(pl.Float64).to_numpy()
+    codes = {value: code for code, value in enumerate(signature.classes)}
+    unknown = [value for value in labels.unique().to_list() if value not in codes]
+    if unknown:
+        raise ConfigError(
+            f"label {signature.label} holds {', '.join(map(repr, unknown[:5]))}",
+            allowed=f"the classes of {signature.name}: {', '.join(map(repr, signature.classes[:20]))}",
+        )
+    return np.array([codes[value] for value in labels.to_list()], dtype=np.int64)
+
+
 def _numbers(name: str, column: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
@@ -141,11 +165,16 @@ def _numbers(name: str, column: "np.ndarray") -> "np.ndarray":
         with np.errstate(over="ignore"):
             return np.asarray(column, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"column {name} holds something that is no number: {error}", allowed="numbers, NaN") from error
+        raise ConfigError(
+            f"column {name} holds something that is no number: {error}", allowed="numbers, NaN"
+        ) from error
 
 
 def _strings(column: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
-    # NaN is the one value that differs from itself.
-    return np.array(["" if value is None or value != value else str(value) for value in column], dtype=object)
+    return np.array(["" if value is None or _is_nan(value) else str(value) for value in column], dtype=object)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

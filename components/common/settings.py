@@ -48,3 +48,15 @@ class Settings:
             s3_access_key=environ.get("AWS_ACCESS_KEY_ID", ""),
             s3_secret_key=environ.get("AWS_SECRET_ACCESS_KEY", ""),
         )
+
+    def environ(self) -> dict[str, str]:
+        """The environment from which a child process reads these very settings. Holds secrets: never show it."""
+        return {
+            "FTI_HOME": str(self.home),
+            "FTI_OFFLINE_URI": self.offline_uri,
+            "FTI_MODELS_URI": self.models_uri,
+            "AWS_ENDPOINT_URL": self.s3_endpoint,
+            "AWS_REGION": self.s3_region,
+            "AWS_ACCESS_KEY_ID": self.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": self.s3_secret_key,
+        }

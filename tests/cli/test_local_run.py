@@ -21,7 +21,7 @@ def test_a_run_leaves_its_outputs_reports_log_and_summary(settings: Settings) ->
     assert run.outputs == {"Output": "HEY"}
     assert [report.read_text() for report in run.reports] == ["<p>hey</p>"]
     assert run.reports[0].name == "1-shout.html"
-    assert run.artifact("shout", "table")["metadata"] == {"letters": 3}
+    assert run.artifacts("shout", "table")[0]["metadata"] == {"letters": 3}
     assert "finished with status" in (run.folder / "log.txt").read_text()
     summary = json.loads((run.folder / "run.json").read_text())
     assert summary["pipeline"] == "fti-shouting"

@@ -1,0 +1,108 @@
+"""What every object store can do, and what is built on it once for all of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from fti.common.errors import StorageError
+from fti.common.files import sha256_of
+from fti.common.storage.location import Location, fixed_prefix, glob_regex
+
+_PARALLEL = 8
+_LAST = "checksums.json"
+
+
+class ObjectStore(Protocol):
+    """A bucket store. Every method raises StorageError, naming the URI and never a secret."""
+
+    def keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        """The keys that start with a prefix."""
+
+    def get(self, bucket: str, key: str, path: Path) -> None:
+        """Streams an object into a file."""
+
+    def put(self, path: Path, bucket: str, key: str) -> None:
+        """Writes a file as an object; readers see the old object or the new one."""
+
+    def delete(self, bucket: str, keys: Iterable[str]) -> None:
+        """Removes objects; those that are absent already are no error."""
+
+
+def find(store: ObjectStore, location: Location) -> list[str]:
+    """The URIs of the one object, or of all that a glob matches, in order."""
+    prefix = fixed_prefix(location.key) if location.is_glob else location.key
+    keys = list(store.keys(location.bucket, prefix))
+    if location.key in keys:
+        return [location.uri_of(location.key)]
+    matches = glob_regex(location.key).fullmatch
+    return [location.uri_of(key) for key in sorted(keys) if location.is_glob and matches(key)]
+
+
+def below(store: ObjectStore, location: Location) -> list[str]:
+    """The keys of all files in a "folder"; `models/1` never means `models/10`."""
+    folder = location.key.rstrip("/") + "/" if location.key else ""
+    return [key for key in store.keys(location.bucket, folder) if not key.endswith("/")]
+
+
+def exists(store: ObjectStore, location: Location) -> bool:
+    """Whether there is such an object, or anything in such a folder."""
+    return bool(find(store, location) or below(store, location))
+
+
+def download_tree(store: ObjectStore, location: Location, folder: Path) -> Path:
+    """Downloads an object or a whole "folder" into a local folder; returns the path of the copy.
+
+    Raises:
+        StorageError: There is neither.
+    """
+    copy = folder / location.file_name
+    if location.key in store.keys(location.bucket, location.key):
+        store.get(location.bucket, location.key, copy)
+        return copy
+    keys = below(store, location)
+    if not keys:
+        raise StorageError(f"{location.uri_of(location.key)} does not exist", remedy="Check the bucket and the key")
+    start = len(location.key.rstrip("/")) + 1 if location.key else 0
+    _each(keys, lambda key: store.get(location.bucket, key, _inside(copy, key[start:])))
+    return copy
+
+
+def publish_dir(store: ObjectStore, folder: Path, location: Location) -> None:
+    """Makes a prefix hold exactly a folder's files. `checksums.json`, if any, is written last and vouches for the rest.
+
+    Raises:
+        StorageError: A file cannot be written, or the URI is a whole bucket.
+    """
+    if not location.key.strip("/"):
+        raise StorageError(f"{location.uri_of('')} is a whole bucket", allowed="a key within it, to be replaced")
+    prefix = location.key.rstrip("/") + "/"
+    if _is_published(store, folder, location.bucket, prefix):
+        return
+    names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    _each(sorted(names - {_LAST}), lambda name: store.put(folder / name, location.bucket, prefix + name))
+    if _LAST in names:
+        store.put(folder / _LAST, location.bucket, prefix + _LAST)
+    store.delete(location.bucket, [key for key in below(store, location) if key.removeprefix(prefix) not in names])
+
+
+def _is_published(store: ObjectStore, folder: Path, bucket: str, prefix: str) -> bool:
+    if not (folder / _LAST).is_file() or prefix + _LAST not in store.keys(bucket, prefix + _LAST):
+        return False
+    with TemporaryDirectory(prefix="fti-storage-") as scratch:
+        store.get(bucket, prefix + _LAST, Path(scratch) / _LAST)
+        return sha256_of(Path(scratch) / _LAST) == sha256_of(folder / _LAST)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise StorageError(f"the object {name!r} would be written outside of its folder", remedy="Rename the object")
+    return path
+
+
+def _each(items: list[str], work: Callable[[str], None]) -> None:
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        for _ in pool.map(work, items):
+            pass

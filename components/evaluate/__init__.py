@@ -1,0 +1,1 @@
+"""Judges a model on data it has never seen."""

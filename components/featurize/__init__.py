@@ -1,0 +1,1 @@
+"""featurize: SQL transforms into feature tables, registered with Feast."""

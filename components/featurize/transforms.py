@@ -1,0 +1,76 @@
+"""SQL transforms: one file for each table."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fti.common.duck import literal, quoted
+from fti.common.errors import ConfigError, TransformError
+
+if TYPE_CHECKING:
+    import duckdb
+
+TIME = "event_timestamp"
+_LINE = re.compile(r"LINE (\d+):")
+
+
+def find_transforms(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The SQL files of a folder, by name: (helpers, whose names start with an underscore; feature tables).
+
+    Raises:
+        ConfigError: There is no transform.
+    """
+    files = sorted(folder.glob("*.sql"))
+    helpers = [file for file in files if file.stem.startswith("_")]
+    tables = [file for file in files if file not in helpers]
+    if not tables:
+        raise ConfigError(f"{folder} holds no SQL transform", allowed="one <table>.sql for each feature table")
+    return helpers, tables
+
+
+def add_view(connection: "duckdb.DuckDBPyConnection", table: str, path: str | Path) -> None:
+    """Makes a Parquet file visible to SQL under a name."""
+    connection.execute(f"CREATE VIEW {quoted(table)} AS FROM read_parquet({literal(path)})")
+
+
+def add_helper(connection: "duckdb.DuckDBPyConnection", file: Path) -> None:
+    """Runs a helper once; its result is a table for the transforms, named like the file."""
+    _run(connection, file, f"CREATE TEMP TABLE {quoted(file.stem)} AS\n", "")
+
+
+def select_ordered(connection: "duckdb.DuckDBPyConnection", file: Path) -> list[str]:
+    """Starts a transform; its rows can then be fetched in order of time, and of all columns among equal times.
+
+    Returns:
+        The columns.
+
+    Raises:
+        TransformError: The SQL fails, or gives no `event_timestamp` in UTC. Names file and line.
+    """
+    described = _run(connection, file, "DESCRIBE\n", "").fetchall()
+    types = {row[0]: row[1] for row in described}
+    if not types.get(TIME, "").startswith("TIMESTAMP"):
+        raise TransformError(
+            f"{file.name} gives {TIME} as {types.get(TIME, 'no column')}",
+            allowed="TIMESTAMP or TIMESTAMP WITH TIME ZONE, in UTC: when the row's values became known",
+            remedy=f"Add it to the SELECT of {file}",
+        )
+    order = ", ".join(quoted(column) for column in sorted(types, key=lambda column: (column != TIME, column)))
+    _run(connection, file, "FROM (\n", f"\n) ORDER BY {order}")
+    return list(types)
+
+
+def _run(connection: "duckdb.DuckDBPyConnection", file: Path, before: str, after: str) -> "duckdb.DuckDBPyConnection":
+    """Runs a file's SQL between one line before it and whatever comes after."""
+    import duckdb
+
+    sql = file.read_text(encoding="utf-8").rstrip().rstrip(";")
+    try:
+        return connection.execute(f"{before}{sql}{after}")
+    except duckdb.OutOfMemoryException as error:
+        raise TransformError(f"{file} needs more memory than allowed", remedy="Split it, or use a helper") from error
+    except duckdb.Error as error:
+        text = str(error)
+        line = _LINE.search(text)
+        where = f"{file}:{max(1, int(line[1]) - 1)}" if line else str(file)
+        raise TransformError(f"{where}: {text.splitlines()[0]}", remedy="Correct the SQL") from error

@@ -1,0 +1,1 @@
+"""ingest: any source → one typed Parquet file."""

@@ -1,0 +1,237 @@
+"""Rows of a SQL query, streamed from a database into Parquet."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fti.common.errors import ConfigError, SourceError, StorageError
+from fti.common.storage.location import SCHEMES
+from fti.ingest.formats import SourceFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from sqlalchemy import URL, Connection
+
+_BATCH = 50_000  # rows held in memory at a time
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database to be queried.
+
+    Attributes:
+        url: Its SQLAlchemy URL, variables filled in; holds the password.
+    """
+
+    url: "URL"
+
+    @property
+    def shown(self) -> str:
+        """The URL without password and options, in which secrets may stand too."""
+        return self.url.set(query={}).render_as_string(hide_password=True)
+
+    @classmethod
+    def from_url(cls, source: str, environ: Mapping[str, str]) -> "Database | None":
+        """Reads a database URL; None where `source` is a file.
+
+        `${NAME}` takes its value from the environment: in any part, so that a password keeps its special characters,
+        or as the whole URL. No secret needs to stand in a pipeline.
+
+        Raises:
+            ConfigError: An unset variable, or a URL that SQLAlchemy does not understand.
+        """
+        if whole := _VARIABLE.fullmatch(source.strip()):
+            return cls(_parsed(_value(whole[1], environ), whole[0]))
+        scheme, separator, _ = source.partition("://")
+        if not separator or scheme in SCHEMES:
+            return None
+        url = _parsed(source, f"{scheme}://…")
+        return cls(
+            url.set(
+                username=_filled(url.username, environ),
+                password=_filled(url.password, environ),
+                host=_filled(url.host, environ),
+                database=_filled(url.database, environ),
+            )
+        )
+
+
+def fetch(database: Database, query: str, folder: Path) -> list[SourceFile]:
+    """Streams the rows of a query through a server-side cursor into Parquet files of one schema.
+
+    Nothing is committed. Columns whose values have no common type become text.
+
+    Args:
+        database: Where to ask.
+        query: One SQL query that returns rows.
+        folder: An empty folder for the files.
+
+    Raises:
+        SourceError: The database refuses, the query fails, or it returns no rows.
+        ConfigError: The driver is not installed.
+        StorageError: The file of a SQLite database does not exist.
+    """
+    import pyarrow.parquet as pq
+
+    _require_sqlite_file(database.url)
+    parts, schemas = [], []
+    with _connected(database) as connection:
+        for number, table in enumerate(_batches(connection, query)):
+            parts.append(folder / f"fetched-{number:06d}.parquet")
+            pq.write_table(table, parts[-1])
+            schemas.append(table.schema)
+    if not parts:
+        raise SourceError(f"the query of {database.shown} returns no rows", remedy="Check its conditions")
+    return [SourceFile(database.shown, _unified(parts, schemas, folder / "fetched.parquet"))]
+
+
+def _batches(connection: "Connection", query: str) -> "Iterator[pa.Table]":
+    from sqlalchemy import text
+
+    # A colon is no parameter here: there are none to bind.
+    result = connection.execution_options(stream_results=True, max_row_buffer=_BATCH).execute(
+        text(query.strip().rstrip(";").replace(":", "\\:"))
+    )
+    if not result.returns_rows:
+        raise SourceError("the query returns no table", allowed="one SELECT")
+    names = list(result.keys())
+    _require_distinct(names)
+    for rows in result.partitions(_BATCH):
+        yield _table(names, rows)
+
+
+def _table(names: list[str], rows: Sequence[Sequence[object]]) -> "pa.Table":
+    import pyarrow as pa
+
+    columns = list(zip(*rows, strict=True))
+    return pa.table([_array(column) for column in columns], names=names)
+
+
+def _array(values: Sequence[object]) -> "pa.Array":
+    """Values as Arrow types them; as text where it cannot (mixed types, UUIDs) or should not (JSON documents)."""
+    import pyarrow as pa
+
+    if not any(isinstance(value, dict | list) for value in values):
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+            pass
+    return pa.array([_text(value) for value in values], pa.string())
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+
+
+def _unified(parts: list[Path], schemas: "list[pa.Schema]", target: Path) -> Path:
+    """Joins the parts, each column in the type that holds all of its values."""
+    import pyarrow.parquet as pq
+
+    schema = _common_schema(schemas)
+    with pq.ParquetWriter(target, schema) as writer:
+        for part in parts:
+            table = pq.read_table(part)
+            for index, field in enumerate(schema):
+                table = table.set_column(index, field, _converted(table.column(index), field.type))
+            writer.write_table(table)
+            part.unlink()
+    return target
+
+
+def _common_schema(schemas: "list[pa.Schema]") -> "pa.Schema":
+    import pyarrow as pa
+
+    fields = []
+    for index, name in enumerate(schemas[0].names):
+        alone = [pa.schema([schema.field(index)]) for schema in schemas]
+        try:
+            common = pa.unify_schemas(alone, promote_options="permissive").field(0).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            common = pa.string()
+        fields.append(pa.field(name, pa.string() if pa.types.is_null(common) else common))
+    return pa.schema(fields)
+
+
+def _converted(column: "pa.ChunkedArray", kind: "pa.DataType") -> "pa.ChunkedArray":
+    import pyarrow as pa
+
+    if pa.types.is_string(kind) and not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
+        return pa.chunked_array([[_text(value) for value in column.to_pylist()]], pa.string())
+    return column.cast(kind)
+
+
+@contextmanager
+def _connected(database: Database) -> "Iterator[Connection]":
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+    try:
+        engine = create_engine(database.url, hide_parameters=True)
+    except (NoSuchModuleError, ImportError) as error:
+        raise ConfigError(
+            f"{database.shown}: no driver for {database.url.drivername}",
+            allowed="sqlite, postgresql+psycopg, and what SQLAlchemy finds installed",
+            remedy="Install the driver in the step's image",
+        ) from error
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise SourceError(
+            f"{database.shown}: {_said(error.orig, database)}", remedy="Check the query and the rights"
+        ) from None
+    except SQLAlchemyError as error:
+        raise SourceError(f"{database.shown}: {_said(error, database)}", remedy="Check the URL and the query") from None
+    finally:
+        engine.dispose()
+
+
+def _said(error: BaseException | None, database: Database) -> str:
+    said = " ".join(str(error).split())[:400]
+    password = database.url.password
+    return said.replace(str(password), "***") if password else said
+
+
+def _require_distinct(names: list[str]) -> None:
+    twice = sorted({name for name in names if [n.casefold() for n in names].count(name.casefold()) > 1})
+    if twice:
+        raise SourceError(f"the query returns several columns named {twice[0]!r}", remedy="Give each a name with AS")
+
+
+def _require_sqlite_file(url: "URL") -> None:
+    if url.get_backend_name() != "sqlite" or (url.database or "").startswith("file:"):
+        return
+    if not url.database or not Path(url.database).is_file():  # SQLite would create an empty database
+        raise StorageError(
+            f"the SQLite database {url.database or '(in memory)'} does not exist",
+            allowed="sqlite:///relative/path or sqlite:////absolute/path",
+        )
+
+
+def _parsed(text: str, shown: str) -> "URL":
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            f"{shown} is not the URL of a database", allowed="dialect+driver://user:${PASSWORD}@host:port/database"
+        ) from None
+
+
+def _filled(text: str | None, environ: Mapping[str, str]) -> str | None:
+    return text and _VARIABLE.sub(lambda match: _value(match[1], environ), text)
+
+
+def _value(name: str, environ: Mapping[str, str]) -> str:
+    if name not in environ:
+        raise ConfigError(f"the source names the variable ${{{name}}}, which is not set", remedy=f"Set {name}")
+    return environ[name]

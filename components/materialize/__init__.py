@@ -1,0 +1,1 @@
+"""materialize: the latest features into the online store."""

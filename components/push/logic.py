@@ -1,0 +1,160 @@
+"""Publishes a blessed model package and gives it a share of an InferenceService's traffic."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fti.common.errors import BusyError, ConfigError, StorageError, UnblessedModelError
+from fti.common.files import atomic_file
+from fti.common.inference_service import (
+    CANARY,
+    STABLE,
+    Revision,
+    Service,
+    check_name,
+    manifest_path,
+    pushed,
+    read_service,
+    write_service,
+)
+from fti.common.model_package import load_package
+from fti.common.settings import Settings
+from fti.common.storage import publish_dir
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 60.0
+
+
+def push(
+    model: str | Path,
+    blessing: str | Path,
+    *,
+    service: str,
+    settings: Settings,
+    canary_percent: int = 100,
+    feature_repo: str = "",
+) -> dict[str, Any]:
+    """Publishes a blessed model package and routes a share of a service's traffic to it.
+
+    Pushing the same again changes nothing. The traffic follows the rules of `fti.common.inference_service.pushed`.
+
+    Args:
+        model: The folder of the model package.
+        blessing: The JSON file that evaluate wrote for this very package.
+        service: The name of the InferenceService.
+        settings: Where packages and manifests go.
+        canary_percent: The share of the traffic: 100 makes the model stable; 1 to 99 a canary; 0 a canary that
+            is only reached when asked for by name.
+        feature_repo: The Feast repository in which the predictor looks features up, a path.
+
+    Returns:
+        What now serves: service, variant, revision, digest, percent, storageUri, manifest.
+
+    Raises:
+        ConfigError: The name, the percent or the feature repository cannot be used.
+        PackageError: The package is incomplete or tampered with.
+        UnblessedModelError: The blessing is absent, refused, or was given to another model.
+        StorageError: The package or the manifest cannot be written.
+        BusyError: Another push to this service goes on.
+    """
+    check_name(service)
+    percent = _checked_percent(canary_percent)
+    package = load_package(model)
+    check_blessing(blessing, package.digest)
+    repo = _absolute(feature_repo)
+    if package.signature.feature_service and not repo:
+        log.warning("%s: without feature_repo every request must carry all features itself", service)
+    with _lock(service, settings):
+        current = read_service(service, settings)
+        uri = f"{settings.models_uri}/{service}/{package.digest[:12]}"
+        revision = Revision(package.digest, publish_dir(package.path, uri, settings), repo)
+        after = pushed(current, service, revision, percent)
+        if after != current:
+            write_service(after, settings)
+    return _announced(after, current, revision, percent, manifest_path(service, settings))
+
+
+def write_endpoint(endpoint: dict[str, Any], path: str | Path) -> None:
+    """Writes what push returned as JSON, whole or not at all."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(json.dumps(endpoint, indent=2) + "\n", encoding="utf-8")
+
+
+def check_blessing(path: str | Path, digest: str) -> None:
+    """Refuses a model that evaluate did not bless.
+
+    Args:
+        path: The JSON file that evaluate wrote.
+        digest: The digest of the package to push.
+
+    Raises:
+        UnblessedModelError: The blessing is absent, unreadable, refused, or was given to another model.
+    """
+    remedy = "Evaluate the model and push the blessing that belongs to it"
+    try:
+        blessing = json.loads(Path(path).read_text(encoding="utf-8"))
+        blessed, of = blessing["blessed"], blessing["model_digest"]
+        reasons = [str(reason) for reason in blessing.get("reasons") or []]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnblessedModelError(f"{path} is not a blessing: {error}", remedy=remedy) from error
+    if of != digest:
+        raise UnblessedModelError(f"the blessing was given to model {str(of)[:12]}, not {digest[:12]}", remedy=remedy)
+    if blessed is not True:
+        why = ": " + "; ".join(reasons) if reasons else ""
+        raise UnblessedModelError(f"model {digest[:12]} was not blessed{why}", remedy="Train a better model")
+
+
+def _checked_percent(value: float) -> int:
+    # KFP hands whole numbers over as floats where they come out of lists.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100 or value != int(value):
+        raise ConfigError(f"canary_percent is {value!r}", allowed="a whole number from 0 to 100")
+    return int(value)
+
+
+def _absolute(feature_repo: str) -> str:
+    """A path that holds from every working directory; a URI as it is, for another machine may be meant."""
+    if not feature_repo or "://" in feature_repo:
+        return feature_repo
+    folder = Path(feature_repo).absolute()
+    if not (folder / "feature_store.yaml").is_file():
+        raise ConfigError(f"{folder} is not a Feast repository", allowed="a folder that holds feature_store.yaml")
+    return str(folder)
+
+
+@contextmanager
+def _lock(service: str, settings: Settings) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    path = settings.services / f".{service}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise BusyError(f"another push to {service} goes on", remedy="Wait until it is done and push again") from error
+    except PermissionError as error:
+        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Make it writable") from error
+
+
+def _announced(
+    after: Service, before: Service | None, revision: Revision, percent: int, manifest: Path
+) -> dict[str, Any]:
+    variant = STABLE if after.stable == revision else CANARY
+    share = after.revisions()[variant][1]
+    if share != percent:
+        why = "it is the first" if before is None else "it is the stable one already"
+        log.warning("%s: revision %s takes %d%%, not %d%%: %s", after.name, revision.name, share, percent, why)
+    log.info("%s: %s", after.name, ", ".join(f"{v} {r.name} {p}%" for v, (r, p) in after.revisions().items()))
+    return {
+        "service": after.name,
+        "variant": variant,
+        "revision": revision.name,
+        "digest": revision.digest,
+        "percent": share,
+        "storageUri": revision.storage_uri,
+        "manifest": str(manifest),
+    }

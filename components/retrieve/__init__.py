@@ -1,0 +1,1 @@
+"""retrieve: point-in-time correct training, validation and test sets."""

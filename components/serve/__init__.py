@@ -1,0 +1,1 @@
+"""Serving: the predictor that runs inside KServe, and the local realisation of InferenceServices behind Envoy."""

@@ -1,0 +1,85 @@
+"""KServe's V1 and V2 inference protocols: encoding of answers."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fti.common.model_package import Signature
+from fti.serve.protocol import Request
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def answers(signature: Signature, scores: "np.ndarray", labels: "np.ndarray") -> "dict[str, tuple[str, np.ndarray]]":
+    """The outputs of a model by name: V2 datatype and values.
+
+    `prediction` [N] holds labels or values; for classification `probability` [N, k] follows the order of the classes.
+    """
+    prediction = (label_datatype(signature), labels)
+    if signature.task == "regression":
+        return {"prediction": prediction}
+    return {"prediction": prediction, "probability": ("FP32", scores)}
+
+
+def label_datatype(signature: Signature) -> str:
+    """The V2 datatype of a model's prediction."""
+    if signature.task == "regression":
+        return "FP32"
+    return {bool: "BOOL", int: "INT64", float: "FP64"}.get(type(signature.classes[0]), "BYTES")
+
+
+def encode_v1(signature: Signature, scores: "np.ndarray", labels: "np.ndarray") -> bytes:
+    """Encodes `{"predictions": [...]}`.
+
+    Each prediction is an object: `prediction`; for binary `probability`, that of the second class; for multiclass
+    `probabilities` by class.
+    """
+    import orjson
+
+    # A float32 is written shortly only as what it is.
+    values = list(labels) if signature.task == "regression" else labels.tolist()
+    rows: list[dict[str, object]] = [{"prediction": value} for value in values]
+    if signature.task == "binary":
+        for row, score in zip(rows, scores, strict=True):
+            row["probability"] = score[1]
+    elif signature.task == "multiclass":
+        names = [str(label) for label in signature.classes]
+        for row, score in zip(rows, scores, strict=True):
+            row["probabilities"] = dict(zip(names, score, strict=True))
+    return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_v2(
+    model: str, revision: str, request: Request, outputs: "Mapping[str, tuple[str, np.ndarray]]"
+) -> tuple[bytes, int | None]:
+    """Encodes an inference response.
+
+    Returns:
+        The body, and where its binary data begin, or None where it has none.
+    """
+    import numpy as np
+    import orjson
+
+    described, blobs = [], []
+    for name, binary in (request.outputs or dict.fromkeys(outputs, request.binary)).items():
+        datatype, values = outputs[name]
+        tensor: dict[str, object] = {"name": name, "datatype": datatype, "shape": values.shape}
+        if binary:
+            blobs.append(to_bytes(datatype, values))
+            tensor["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            flat = values.ravel()
+            tensor["data"] = flat.tolist() if datatype == "BYTES" else np.ascontiguousarray(flat)
+        described.append(tensor)
+    message = {"model_name": model, "model_version": revision, "id": request.id, "outputs": described}
+    body = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (body + b"".join(blobs), len(body)) if blobs else (body, None)
+
+
+def to_bytes(datatype: str, values: "np.ndarray") -> bytes:
+    """The raw little-endian bytes of a V2 tensor."""
+    if datatype != "BYTES":
+        kind = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}[datatype]
+        return bytes(values.astype(kind).tobytes())
+    texts = [str(text).encode() for text in values.ravel()]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)

@@ -1,0 +1,78 @@
+"""What shall serve, and what does: the state of the local runner."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fti.common.errors import FtiError
+from fti.common.files import atomic_file
+from fti.common.inference_service import read_service, service_names
+from fti.common.settings import Settings
+
+State = dict[str, Any]
+
+
+def state_path(settings: Settings) -> Path:
+    """Where the runner writes its state while it runs."""
+    return settings.home / "serving.json"
+
+
+def write_state(state: State, settings: Settings) -> None:
+    """Writes the runner's state, with what tells this process from a later one of the same id."""
+    own = {"pid": os.getpid(), "pid_started": _started(os.getpid())}
+    with atomic_file(state_path(settings)) as scratch:
+        scratch.write_text(json.dumps({**own, **state}, indent=2) + "\n", encoding="utf-8")
+
+
+def remove_state(settings: Settings) -> None:
+    """Removes the runner's state."""
+    state_path(settings).unlink(missing_ok=True)
+
+
+def read_state(settings: Settings) -> State | None:
+    """Reads the state of the runner, or None where none runs."""
+    try:
+        state = json.loads(state_path(settings).read_text(encoding="utf-8"))
+        alive = state["pid_started"] == _started(state["pid"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return state if alive else None  # a runner that was killed leaves its state behind
+
+
+def read(settings: Settings) -> State:
+    """What was pushed and what runs.
+
+    Returns:
+        `pid` and `port` of the runner or None; and `services`: by name `desired` (variant to revision and percent),
+        `actual` (url, and variant to revision, percent, pid, port, grpc_port, ready, restarts) or None, `in_sync`
+        (whether all that is desired runs and is ready) and `error` where a manifest cannot be read.
+    """
+    state = read_state(settings) or {"pid": None, "port": None, "services": {}}
+    running: State = state["services"]
+    services = {name: _service(name, running.get(name), settings) for name in service_names(settings)}
+    for name in running.keys() - services.keys():
+        services[name] = {"desired": {}, "actual": running[name], "in_sync": False}
+    return {"pid": state["pid"], "port": state["port"], "services": services}
+
+
+def _service(name: str, actual: State | None, settings: Settings) -> State:
+    try:
+        service = read_service(name, settings)
+    except FtiError as error:
+        return {"desired": {}, "actual": actual, "in_sync": False, "error": str(error)}
+    revisions = service.revisions() if service else {}
+    desired = {
+        variant: {"revision": revision.name, "percent": percent} for variant, (revision, percent) in revisions.items()
+    }
+    found = actual["revisions"] if actual else {}
+    same = {variant: {key: of[key] for key in ("revision", "percent")} for variant, of in found.items()} == desired
+    return {"desired": desired, "actual": actual, "in_sync": same and all(of["ready"] for of in found.values())}
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in ticks since boot (field 22 of proc(5)'s stat), or None where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return None

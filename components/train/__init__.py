@@ -1,0 +1,1 @@
+"""Trains a model and writes it as a model package."""

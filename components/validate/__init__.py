@@ -1,0 +1,1 @@
+"""validate: rows that keep a data contract, and those that break it, with the reasons."""

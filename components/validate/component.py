@@ -1,0 +1,36 @@
+"""The KFP face of validate."""
+
+from fti.step import step
+from kfp.dsl import HTML, Dataset, Input, Metrics, Output
+
+
+@step
+def validate(
+    raw: Input[Dataset],
+    contract: str,
+    valid: Output[Dataset],
+    rejected: Output[Dataset],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+) -> None:
+    """Holds every row of a table against its data contract; rows that break it are set aside, with the reasons.
+
+    Beyond the share that the contract tolerates the step fails, and names the worst rules.
+
+    Args:
+        raw: The table, as Parquet.
+        contract: Path or URI of the data contract, YAML.
+        valid: Rows that keep the contract, with exactly its types.
+        rejected: Rows that break it, as they came, with a column "reasons".
+        report: Violations with examples, missing values, and the distribution of every column.
+        metrics: Rows, rejected rows, their share, and rows that break each of the worst rules.
+    """
+    from fti.validate.logic import validate as run
+
+    table = raw.metadata.get("table", raw.name)
+    verdict = run(raw.path, contract, valid.path, rejected.path, report.path, table=table)
+    for artifact, rows in ((valid, verdict.valid), (rejected, verdict.rejected)):
+        artifact.metadata.update({"table": table, "rows": rows})
+    for name, value in verdict.metrics.items():
+        metrics.log_metric(name, value)
+    verdict.require_accepted()

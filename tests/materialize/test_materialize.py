@@ -1,0 +1,68 @@
+"""The online store: latest values, incremental, safe to run twice."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from fti.common.errors import BusyError, ConfigError, FeatureStoreError
+from fti.common.feature_store import online_features, open_store
+from fti.common.settings import Settings
+from fti.featurize.logic import featurize
+from fti.materialize.logic import materialize
+
+from tests.featurize.shop import write_shop
+
+
+@pytest.fixture
+def repo(tmp_path: Path, settings: Settings) -> str:
+    repo, orders = write_shop(tmp_path)
+    featurize({"orders": orders}, str(repo), settings.home / "features.json", settings)
+    return str(repo)
+
+
+def orders_of(repo: str, settings: Settings) -> list[int | None]:
+    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [0, 1, 2, 99]})
+    assert sorted(found) == ["spending__orders", "spending__total"]
+    return found["spending__orders"]
+
+
+def test_each_run_goes_on_where_the_last_one_stopped(repo: str, settings: Settings) -> None:
+    assert orders_of(repo, settings) == [None] * 4
+    (first,) = materialize(repo, "2024-01-10T12:00:00", settings)
+    assert (first.start, first.keys) == (datetime(2024, 1, 1, 12, tzinfo=UTC), 3)
+    assert orders_of(repo, settings) == [4, 3, 3, None]
+    (second,) = materialize(repo, "", settings)
+    assert (second.start, second.end) == (first.end, datetime(2024, 1, 30, 12, tzinfo=UTC))
+    assert orders_of(repo, settings) == [10, 10, 10, None]
+    (third,) = materialize(repo, "", settings)
+    assert third.keys == 0
+    assert orders_of(repo, settings) == [10, 10, 10, None]
+
+
+def test_registering_again_keeps_the_place(repo: str, settings: Settings, tmp_path: Path) -> None:
+    materialize(repo, "", settings)
+    featurize({"orders": tmp_path / "orders.parquet"}, repo, settings.home / "features.json", settings)
+    assert materialize(repo, "", settings)[0].keys == 0
+
+
+def test_an_end_in_the_past_changes_nothing(repo: str, settings: Settings) -> None:
+    materialize(repo, "", settings)
+    assert materialize(repo, "2024-01-02", settings)[0].keys == 0
+    assert orders_of(repo, settings) == [10, 10, 10, None]
+
+
+def test_what_cannot_be_used(repo: str, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="end is 'yesterday'"):
+        materialize(repo, "yesterday", settings)
+    with FileLock(settings.home / "materialize.lock"), pytest.raises(BusyError, match="another materialization"):
+        materialize(repo, "", settings)
+    Path(settings.offline_uri, "spending").rename(tmp_path / "elsewhere")
+    with pytest.raises(FeatureStoreError, match="featurize first"):
+        materialize(repo, "", settings)
+
+
+def test_nothing_registered(tmp_path: Path, settings: Settings) -> None:
+    repo, _ = write_shop(tmp_path)
+    with pytest.raises(ConfigError, match="no feature view"):
+        materialize(str(repo), "", settings)
