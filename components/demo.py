@@ -1,7 +1,6 @@
 """The demo: the whole loop on real flights, a second model beside the first, and traffic through both."""
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from fti.common.files import atomic_file
 from fti.common.inference_service import read_service
 from fti.common.settings import Settings
 from fti.common.tables import read_spec
-from fti.local_run import Run, StepEvent, run_pipeline
+from fti.local_run import Run, run_pipeline
+from fti.local_step import OnStep
 from fti.pipelines import pipeline_named, reference
 
 CANARY_PERCENT = 20
@@ -22,7 +22,7 @@ DEFAULT_PORT = 8080
 CHALLENGER: dict[str, Any] = {"learning_rate": 0.05, "max_leaf_nodes": 63}
 
 Say = Callable[[str], None]
-Progress = Callable[[str], AbstractContextManager[Callable[[StepEvent], None]]]
+Progress = Callable[[str], AbstractContextManager[OnStep]]
 
 
 def run_demo(settings: Settings, requests: int, say: Say, progress: Progress) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def run_demo(settings: Settings, requests: int, say: Say, progress: Progress) ->
 
 
 def _run(name: str, arguments: dict[str, Any], settings: Settings, progress: Progress) -> Run:
-    with progress(name) as on_event:
-        return run_pipeline(pipeline_named(name), arguments, settings, on_event)
+    with progress(name) as on_step:
+        return run_pipeline(pipeline_named(name), arguments, settings, on_step)
 
 
 def _judged(loop: Run) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _requests(test: Path, count: int) -> list[dict[str, Any]]:
 
 def _tell(figures: dict[str, Any], runs: list[Run], row: dict[str, Any], say: Say) -> None:
     url = f"http://127.0.0.1:{DEFAULT_PORT}/v1/models/{reference.SERVICE}:predict"
-    folders = [os.path.relpath(run.reports[0].parent) for run in runs]
+    folders = [str(run.reports[0].parent) for run in runs]
     rejected = f"{figures['rows_against_contract']} break the contract, {figures['rows_without_label']:,} have no label"
     lines = {
         "Rows": f"{figures['rows_ingested']:,} flights in, {figures['rows_rejected']:,} rejected: {rejected}",

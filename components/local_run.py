@@ -3,37 +3,22 @@
 import contextlib
 import json
 import os
-import re
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from fti.common.errors import BusyError, FtiError
 from fti.common.files import atomic_file
 from fti.common.settings import Settings
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_STARTED = re.compile(r"INFO - Executing task '(?P<task>[^']+)'")
-_ENDED = re.compile(r"(?:INFO|ERROR) - Task '(?P<task>[^']+)' finished with status (?P<status>\w+)")
-_OUR_ERROR = re.compile(r"^\s*fti\.common\.errors\.(?P<kind>\w+): (?P<text>.*)$")
+from fti.local_step import OnStep, Step, observed_steps
 
 
 class StepFailedError(FtiError):
     """A step of a local run failed; its own words are in the message."""
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """A step started (`seconds` is None) or ended."""
-
-    task: str
-    status: str
-    seconds: float | None = None
 
 
 @dataclass
@@ -44,7 +29,7 @@ class Run:
         id: The name of its folder under `<home>/runs`.
         folder: Where its log, artifacts and reports lie.
         seconds: Wall time.
-        steps: Wall seconds of each finished task, in order of their end.
+        steps: What each step took, in order of their end.
         outputs: The pipeline's own outputs; an artifact is given by its path.
         reports: The HTML reports that its steps wrote.
     """
@@ -52,7 +37,7 @@ class Run:
     id: str
     folder: Path
     seconds: float = 0.0
-    steps: list[tuple[str, float]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
     reports: list[Path] = field(default_factory=list)
 
@@ -68,7 +53,7 @@ def run_pipeline(
     pipeline: Callable[..., Any],
     arguments: Mapping[str, Any],
     settings: Settings,
-    on_event: Callable[[StepEvent], None] = lambda event: None,
+    on_step: OnStep = lambda step: None,
 ) -> Run:
     """Runs a KFP pipeline to its end.
 
@@ -76,7 +61,7 @@ def run_pipeline(
         pipeline: A function decorated with `dsl.pipeline`.
         arguments: Values of its parameters; the rest keep their defaults.
         settings: Where state lives.
-        on_event: Called as each step starts and ends.
+        on_step: Called as each step starts and as it ends.
 
     Returns:
         The finished run.
@@ -96,16 +81,17 @@ def run_pipeline(
         )
         started = time.monotonic()
         with (run.folder / "log.txt").open("w", encoding="utf-8") as log:
-            follower = _Follower(log, on_event)
-            with contextlib.redirect_stdout(follower), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*custom or non-Python base image.*")
-                warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
+
+            def follow(step: Step) -> None:
+                run.steps += [step] if step.seconds is not None else []
+                on_step(step)
+
+            with observed_steps(log, follow), contextlib.redirect_stdout(log), _quiet():
                 try:
                     result = pipeline(**arguments)
                 except RuntimeError as error:
-                    raise _explained(follower, run) from error
+                    raise _explained(run) from error
         run.seconds = time.monotonic() - started
-        run.steps = follower.finished
         run.outputs = _plain(result.outputs)
         run.reports = _link_reports(run.folder)
         _write_summary(run, pipeline.name, arguments)  # type: ignore[attr-defined]
@@ -149,53 +135,20 @@ def _new_run(name: str, settings: Settings) -> Run:
     return run
 
 
-class _Follower:
-    """Stands in for stdout: keeps everything in the log and tells when steps start and end."""
-
-    def __init__(self, log: TextIO, on_event: Callable[[StepEvent], None]) -> None:
-        self._log, self._on_event = log, on_event
-        self._partial: dict[int, str] = {}  # by thread: KFP runs the iterations of a loop side by side
-        self._started: dict[str, list[float]] = {}
-        self.finished: list[tuple[str, float]] = []
-        self.error: list[str] = []
-        self.failed = ""
-
-    def write(self, text: str) -> int:
-        thread = threading.get_ident()
-        *lines, self._partial[thread] = (self._partial.get(thread, "") + text).split("\n")
-        for line in lines:
-            self._follow(_ANSI.sub("", line))
-        return len(text)
-
-    def flush(self) -> None:
-        self._log.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def _follow(self, line: str) -> None:
-        self._log.write(line + "\n")
-        if match := _STARTED.search(line):
-            self._started.setdefault(match["task"], []).append(time.monotonic())
-            self._on_event(StepEvent(match["task"], "RUNNING"))
-        elif match := _ENDED.search(line):
-            starts = self._started.get(match["task"]) or [time.monotonic()]
-            seconds = time.monotonic() - starts.pop(0)
-            self.finished.append((match["task"], seconds))
-            self.failed = match["task"] if match["status"] != "SUCCESS" else self.failed
-            self._on_event(StepEvent(match["task"], match["status"], seconds))
-        elif match := _OUR_ERROR.match(line):
-            self.error = [match["text"]]
-        elif self.error and line.strip() and not self.failed and " - " not in line:
-            self.error.append(line.strip())
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings by which KFP says that images and display names mean nothing to its local runner."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*custom or non-Python base image.*")
+        warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
+        yield
 
 
-def _explained(follower: _Follower, run: Run) -> StepFailedError:
-    """The step's own error where it is one of ours; else where to look."""
-    text = " ".join(follower.error)
-    task = follower.failed or "a step"
+def _explained(run: Run) -> StepFailedError:
+    """The failed step's own error where it is one of ours; else where to look."""
+    failed = next((step for step in run.steps if step.failed), Step("a step"))
     return StepFailedError(
-        f"{task}: {text}" if text else f"{task} failed in a way that it did not foresee",
+        f"{failed.name}: {failed.error}" if failed.error else f"{failed.name} failed in a way that it did not foresee",
         remedy=f"The whole log: {run.folder / 'log.txt'}",
     )
 
@@ -220,7 +173,7 @@ def _write_summary(run: Run, pipeline: str, arguments: Mapping[str, Any]) -> Non
         "pipeline": pipeline,
         "arguments": dict(arguments),
         "seconds": round(run.seconds, 2),
-        "steps": [{"task": task, "seconds": round(seconds, 2)} for task, seconds in run.steps],
+        "steps": [asdict(step) for step in run.steps],
         "outputs": run.outputs,
         "reports": [str(report) for report in run.reports],
     }

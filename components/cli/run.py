@@ -60,17 +60,17 @@ def _command(name: str) -> click.Command:
 
 def _option(name: str, spec: Any) -> click.Option:
     kinds: dict[str, click.ParamType[Any]] = {
-        "NUMBER_INTEGER": click.INT,
-        "NUMBER_DOUBLE": click.FLOAT,
-        "BOOLEAN": click.BOOL,
-        "LIST": Json(list),
-        "STRUCT": Json(dict),
+        "Integer": click.INT,
+        "Float": click.FLOAT,
+        "Boolean": click.BOOL,
+        "typing.List": Json(list),
+        "typing.Dict": Json(dict),
     }
-    default = json.dumps(spec.default) if isinstance(spec.default, list | dict) else spec.default
+    default = json.dumps(spec.default) if isinstance(spec.default, list | dict | str) else spec.default
+    # The pipeline knows its defaults: they are shown here, not repeated.
     return click.Option(
         [f"--{name.replace('_', '-')}", name],
-        type=kinds.get(spec.type, click.STRING),
-        default=None,  # the pipeline knows its defaults; they are shown, not repeated
+        type=kinds.get(spec.type.split("[")[0], click.STRING),
         required=not spec.optional,
         help=f"{spec.description or ''}" + (f"  [default: {_short(str(default))}]" if spec.optional else ""),
     )
@@ -102,8 +102,8 @@ def _short(text: str) -> str:
 def _runner(pipeline: Any) -> Callable[..., None]:
     def run(**options: Any) -> None:
         given = {key: value for key, value in options.items() if value is not None}
-        with step_progress(pipeline.name) as on_event:
-            finished = run_pipeline(pipeline, given, Settings.from_env(), on_event)
+        with step_progress(pipeline.name) as on_step:
+            finished = run_pipeline(pipeline, given, Settings.from_env(), on_step)
         click.echo(f"{pipeline.name} finished in {finished.seconds:.1f} s: {finished.folder}")
         for name, value in finished.outputs.items():
             click.echo(f"  {name}: {value}")

@@ -189,6 +189,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _signature(raw: dict[str, Any]) -> Signature:
-    lists = {name: tuple(raw.pop(name)) for name in ("classes", "entity_keys")}
     inputs = tuple(Feature(**feature) for feature in raw.pop("inputs"))
-    return Signature(inputs=inputs, **lists, **raw)
+    classes, entity_keys = tuple(raw.pop("classes")), tuple(raw.pop("entity_keys"))
+    return Signature(inputs=inputs, classes=classes, entity_keys=entity_keys, **raw)

@@ -53,7 +53,7 @@ class Scorer:
         """
         feed = graph_inputs(self.signature, columns)
         scores = run_graph(self._session, feed, self._output)
-        return scores if self._output == "probability" else scores[:, 0]
+        return scores if self._output == "probability" else scores.reshape(-1)
 
     def predict(self, scores: "np.ndarray") -> "np.ndarray":
         """Turns scores into labels [N]: by the threshold (binary), the largest probability, or as they are."""

@@ -63,7 +63,7 @@ def score_distribution(
 
     figure = new_figure()
     axes = figure.subplots()
-    edges = np.linspace(0, 1, 41)
+    edges = np.linspace(0, 1, 41).tolist()
     for code, colour in ((0, GREY), (1, ORANGE)):
         axes.hist(
             probability[target == code], edges, density=True, alpha=0.6, color=colour, label=f"true {classes[code]}"

@@ -129,8 +129,8 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
         def query() -> pl.DataFrame:
             rows = between(scan(data_source, config), timestamp_field, start_date, end_date)
             ordered = rows.select(*join_key_columns, *feature_name_columns, *times).sort(times, maintain_order=True)
-            if not join_key_columns:  # Feast files values about nothing in particular under a key of its own
-                return ordered.last().with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID)).collect()
+            if not join_key_columns:
+                return _keyless(ordered.last()).collect()
             return ordered.unique(join_key_columns, keep="last", maintain_order=True).collect()
 
         return AsofRetrievalJob(query)
@@ -151,9 +151,15 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]
 
         def query() -> pl.DataFrame:
             rows = between(scan(data_source, config), timestamp_field, start_date, end_date)
-            return rows.select(*join_key_columns, *feature_name_columns, *times).collect()
+            selected = rows.select(*join_key_columns, *feature_name_columns, *times)
+            return (selected if join_key_columns else _keyless(selected)).collect()
 
         return AsofRetrievalJob(query)
+
+
+def _keyless(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Feast files values that are about nothing in particular under a key of its own."""
+    return rows.with_columns(pl.lit(DUMMY_ENTITY_VAL).alias(DUMMY_ENTITY_ID))
 
 
 def _lookup(

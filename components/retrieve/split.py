@@ -74,7 +74,7 @@ class Split:
         groups = rows[self.group].cast(pl.String).fill_null("")
         names = groups.unique().sort()
         codes = names.search_sorted(groups).to_numpy()
-        return self._by_share(np.bincount(codes, minlength=len(names)), generator)[codes]
+        return np.asarray(self._by_share(np.bincount(codes, minlength=len(names)), generator)[codes])
 
     def _by_share(
         self, sizes: "np.ndarray[tuple[int], np.dtype[np.int64]]", generator: "np.random.Generator"

@@ -19,7 +19,7 @@ def train(
     task: str = "auto",
     name: str = "model",
     seed: int = 0,
-):
+) -> None:
     """Trains a model and writes it as a model package: an ONNX graph to serve, the native model, and their papers.
 
     Imputation, scaling and encoding are inside the graph. The same data, parameters and seed give the same digest.

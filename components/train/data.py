@@ -1,7 +1,7 @@
 """From two Parquet files to the arrays that a model is fitted on. Everything that makes data unfit is found here."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -221,6 +221,6 @@ def _classes(task: Task, frames: "Sequence[pl.DataFrame]", label: str) -> tuple[
     return classes
 
 
-def _closest(name: str, known: "Sequence[str] | dict[str, object] | pl.Schema | dict[str, Feature]") -> str:
+def _closest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

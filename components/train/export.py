@@ -40,7 +40,8 @@ def to_onnx(model: Any, signature: Signature) -> bytes:
             f"{type(model).__name__} cannot be exported to ONNX: {reason}",
             allowed="what skl2onnx converts; columns chosen by position, numeric ones first",
         ) from error
-    return _with_output(graph, "value" if regression else "probability").SerializeToString(deterministic=True)
+    named = _with_output(graph, "value" if regression else "probability")
+    return bytes(named.SerializeToString(deterministic=True))
 
 
 def to_skops(model: Any) -> bytes:

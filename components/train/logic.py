@@ -81,7 +81,7 @@ def train_model(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     seed, hyperparameters = int(seed), hyperparameters or {}
     check_algorithm(algorithm, hyperparameters)
-    data = read_training_data(train, validation, features=features, label=label, task=task, name=name)
+    data = read_training_data(train, validation, features=features, label=label, task=task, name=name or "model")
     rows = {"train": len(data.train.target), "validation": len(data.validation.target)}
     log.info("fitting %s on %d rows of %d features", algorithm, rows["train"], len(data.signature.inputs))
     fitted = fit(algorithm, data, hyperparameters, seed)

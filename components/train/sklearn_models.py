@@ -114,7 +114,7 @@ def _imported(algorithm: str) -> Callable[..., Any]:
 def _fit(
     data: TrainingData, estimator: Any, hyperparameters: Mapping[str, object], notes: Mapping[str, object] | None = None
 ) -> Fitted:
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     # Sums of BLAS depend on its threads; one thread gives the same bits on machines of any size.
     with _training_errors(estimator), threadpool_limits(1, "blas"):

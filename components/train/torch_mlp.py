@@ -79,7 +79,7 @@ def build(shape: Mapping[str, Any]) -> "torch.nn.Module":
     import torch
     from torch import nn
 
-    class Network(nn.Module):
+    class Network(nn.Module):  # type: ignore[misc]  # torch is not followed
         def __init__(self) -> None:
             super().__init__()
             self.embeddings = nn.ModuleList(
@@ -132,6 +132,7 @@ def _shape(data: TrainingData, parameters: Mlp, seed: int) -> dict[str, Any]:
 def mlp_inputs(
     feed: "Mapping[str, np.ndarray]", shape: Mapping[str, Any], device: "torch.device"
 ) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Raw inputs as the network takes them: scaled numbers with marks of missing ones [N, 2n], and codes [N, m]."""
     import numpy as np
     import torch
 

@@ -1,5 +1,6 @@
 """What the values of each column look like, counted in one streamed pass after another."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ TOP = 10  # values of a text column
 _FINE = 200  # bins in which the tails are found
 FEW = 1000  # different values up to which they are counted exactly
 _TAIL = 0.001  # the share of values that may lie beyond either end of a histogram
-_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT")
-_REALS = ("FLOAT", "DOUBLE", "DECIMAL")
-_TIMES = ("DATE", "TIMESTAMP")
+_WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
+_NUMBERS = {*_WHOLE, "FLOAT", "DOUBLE", "DECIMAL"}
+_TIMES = {"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
 
 
 @dataclass(frozen=True)
@@ -96,27 +97,32 @@ def _exact_counts(connection: "duckdb.DuckDBPyConnection", relation: str, names:
 
 
 def _summary(column: str, kind: str) -> list[str]:
-    comparable = kind.startswith((*_NUMBERS, *_REALS, *_TIMES, "VARCHAR", "BOOLEAN"))
-    bounds = [f"min({column})::VARCHAR", f"max({column})::VARCHAR"] if comparable else ["NULL", "NULL"]
-    if kind.startswith((*_NUMBERS, *_REALS)):
-        bounds = [f"min({column})::DOUBLE", f"max({column})::DOUBLE"]
-    mean = f"avg({column})::DOUBLE" if kind.startswith((*_NUMBERS, *_REALS)) else "NULL"
+    bounds, mean = ["NULL", "NULL"], "NULL"
+    if _family(kind) in _NUMBERS:
+        bounds, mean = [f"min({column})::DOUBLE", f"max({column})::DOUBLE"], f"avg({column})::DOUBLE"
+    elif _family(kind) in {*_TIMES, "VARCHAR", "BOOLEAN"}:
+        bounds = [f"min({column})::VARCHAR", f"max({column})::VARCHAR"]
     return [f"count({column})", f"approx_count_distinct({column})", *bounds, mean]
 
 
 def _shape(
     connection: "duckdb.DuckDBPyConnection", relation: str, column: str, kind: str, count: int
 ) -> "Histogram | list[tuple[str, int]]":
-    if kind.startswith(_TIMES):
+    if _family(kind) in _TIMES:
         return _histogram(connection, relation, f"epoch({column})", count, whole=False, is_time=True)
-    if kind.startswith((*_NUMBERS, *_REALS)):
-        whole = kind.startswith(_NUMBERS)
+    if _family(kind) in _NUMBERS:
+        whole = _family(kind) in _WHOLE
         return _histogram(connection, relation, f"{column}::DOUBLE", count, whole=whole, is_time=False)
     top = connection.execute(
         f"SELECT {column}::VARCHAR AS value, count(*) AS n FROM {relation} WHERE {column} IS NOT NULL "
         f"GROUP BY value ORDER BY n DESC, value LIMIT {TOP}"
     ).fetchall()
     return [(str(value), int(n)) for value, n in top]
+
+
+def _family(kind: str) -> str:
+    """`DECIMAL` for `DECIMAL(18,3)`; a list such as `BIGINT[]` stays what it is."""
+    return kind.partition("(")[0]
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,8 @@ def _histogram(
     low, high = _central_range(connection, relation, value, count)
     if whole:
         low, high = low // 1 - 0.5, high // 1 + 0.5  # a bar stands over its whole number
-        width = max(1.0, (high - low) // -BARS * -1.0)  # of whole numbers: a fraction would draw a comb
-        bins = _Bins(low, width, int((high - low) // -width * -1))
+        width = math.ceil((high - low) / BARS)  # of whole numbers: a fraction would draw a comb
+        bins = _Bins(low, width, math.ceil((high - low) / width))
     else:
         bins = _Bins(low, ((high - low) or 1.0) / BARS, BARS)
     counts = _counts(connection, relation, value, bins)

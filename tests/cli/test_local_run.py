@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from fti.common.errors import BusyError
 from fti.common.settings import Settings
-from fti.local_run import StepEvent, StepFailedError, run_pipeline
+from fti.local_run import StepFailedError, run_pipeline
+from fti.local_step import Step
 
 from tests.cli import steps
 
@@ -26,14 +27,15 @@ def test_a_run_leaves_its_outputs_reports_log_and_summary(settings: Settings) ->
     summary = json.loads((run.folder / "run.json").read_text())
     assert summary["pipeline"] == "fti-shouting"
     assert summary["arguments"] == {"text": "hey"}
-    assert [entry["task"] for entry in summary["steps"]] == ["shout"]
+    assert [entry["name"] for entry in summary["steps"]] == ["shout"]
 
 
 def test_steps_are_told_as_they_start_and_end(settings: Settings) -> None:
-    events: list[StepEvent] = []
-    run = run_pipeline(steps.many, {}, settings, events.append)
+    told: list[Step] = []
+    run = run_pipeline(steps.many, {}, settings, told.append)
 
-    assert sorted(event.status for event in events) == ["RUNNING"] * 3 + ["SUCCESS"] * 3
+    assert sorted(step.seconds is None for step in told) == [False] * 3 + [True] * 3
+    assert all(step.cpu_seconds > 0 and step.peak_mb > 1 and not step.failed for step in run.steps)
     assert len(run.steps) == len(run.reports) == 3
 
 

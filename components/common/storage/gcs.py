@@ -72,10 +72,9 @@ def _errors(uri: str, bucket: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        what = (
-            "does not exist" if "bucket" not in str(error).lower() else f"does not exist, nor may its bucket {bucket!r}"
-        )
-        raise StorageError(f"{uri} {what}", remedy="Check the bucket and the key") from error
+        raise StorageError(
+            f"{uri} does not exist, or there is no bucket {bucket!r}", remedy="Check the bucket and the key"
+        ) from error
     except (Forbidden, Unauthorized) as error:
         raise StorageError(
             f"{uri} is denied by Google Cloud Storage ({error.code})", remedy="Check the account's rights to the bucket"
