@@ -25,8 +25,7 @@ test: check
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
-	$(BIN)/python tests/run_mypy.py
+	$(BIN)/python tests/check_installed.py
 
 fix: .venv/ready
 	$(BIN)/ruff check --fix .

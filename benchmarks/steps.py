@@ -12,11 +12,12 @@ import tempfile
 from dataclasses import asdict
 from typing import Any
 
+from kfp import dsl
+
 from fti.common.settings import Settings
 from fti.local_run import run_pipeline
 from fti.pipelines import pipeline_named
 from fti.step import step
-from kfp import dsl
 
 
 @step
@@ -70,8 +71,8 @@ def table(figures: dict[str, Any]) -> str:
             *rows,
             f"| **the loop** | {figures['loop_wall_seconds']:.1f} | {figures['loop_cpu_seconds']:.1f} | |",
             f"| KFP's runner, for the whole loop | | {figures['orchestrator_cpu_seconds']:.2f} | |",
-            f"| a step that does nothing | {figures['empty_step_wall_seconds']:.2f} | {figures['empty_step_cpu_seconds']:.2f} "
-            f"| {figures['empty_step_peak_mb']:.0f} |",
+            f"| a step that does nothing | {figures['empty_step_wall_seconds']:.2f} "
+            f"| {figures['empty_step_cpu_seconds']:.2f} | {figures['empty_step_peak_mb']:.0f} |",
         ]
     )
 

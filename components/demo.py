@@ -127,7 +127,7 @@ def _tell(figures: dict[str, Any], runs: list[Run], row: dict[str, Any], say: Sa
     rejected = f"{figures['rows_against_contract']} break the contract, {figures['rows_without_label']:,} have no label"
     lines = {
         "Rows": f"{figures['rows_ingested']:,} flights in, {figures['rows_rejected']:,} rejected: {rejected}",
-        "AUC": f"{figures['auc_test']:.3f} on months it has not seen; schedule alone: {figures['auc_schedule_only']:.3f}",
+        "AUC": f"{figures['auc_test']:.3f} on unseen months; schedule alone: {figures['auc_schedule_only']:.3f}",
         "Traffic": f"{figures['requests']:,} requests, {figures['failed_requests']} failed; canary "
         f"{figures['canary_percent_asked']} % asked, {figures['canary_percent_seen']} % seen",
         "Reports": "  ".join(folders),

@@ -130,7 +130,10 @@ def _environment(settings: Settings) -> Iterator[None]:
 
 def _new_run(name: str, settings: Settings) -> Run:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    run = Run(id=f"{name.removeprefix('fti-')}-{stamp}", folder=settings.home / "runs" / f"{name.removeprefix('fti-')}-{stamp}")
+    run = Run(
+        id=f"{name.removeprefix('fti-')}-{stamp}",
+        folder=settings.home / "runs" / f"{name.removeprefix('fti-')}-{stamp}",
+    )
     run.folder.mkdir(parents=True)
     return run
 

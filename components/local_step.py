@@ -65,7 +65,12 @@ def _run(command: Sequence[str], env_vars: dict[str, str] | None, log: TextIO, o
     on_step(step)
     started = time.monotonic()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env={**os.environ, **(env_vars or {})}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **(env_vars or {})},
     )
     try:
         lines = _kept(process, step.name, log)

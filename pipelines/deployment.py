@@ -1,8 +1,9 @@
 """The deployment pipeline: a judged model package in, traffic on an InferenceService out."""
 
+from kfp import dsl
+
 from fti.pipelines import reference
 from fti.push.component import push
-from kfp import dsl
 
 
 @dsl.pipeline(name="fti-deployment", display_name="Deployment")

@@ -2,12 +2,13 @@
 
 from typing import Dict, List
 
+from kfp import dsl
+
 from fti.featurize.component import featurize
 from fti.ingest.component import ingest
 from fti.materialize.component import materialize
 from fti.pipelines import reference
 from fti.validate.component import validate
-from kfp import dsl
 
 
 @dsl.pipeline(name="fti-features", display_name="Features")

@@ -2,11 +2,12 @@
 
 from typing import Any, Dict, List
 
+from kfp import dsl
+
 from fti.pipelines import reference
 from fti.pipelines.features import features
 from fti.pipelines.training import training
 from fti.push.component import push
-from kfp import dsl
 
 
 @dsl.pipeline(name="fti-loop", display_name="The whole loop")
@@ -36,7 +37,7 @@ def loop(
         feature_service: The set of features, by its name in Feast.
         entities: The table of entity rows with their labels.
         label: The column to predict.
-        request_features: Columns of the entity table that a caller sends with each request; the baseline uses only these.
+        request_features: Columns of the entity table that come with each request; the baseline uses only these.
         boundaries: Two times: where validation begins and where test begins.
         algorithm: logistic_regression, hist_gradient_boosting, random_forest, mlp, or `module:function`.
         hyperparameters: The algorithm's own, by name; the rest keep their defaults.

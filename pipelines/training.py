@@ -2,11 +2,12 @@
 
 from typing import Any, Dict, List, NamedTuple
 
+from kfp import dsl
+
 from fti.evaluate.component import evaluate
 from fti.pipelines import reference
 from fti.retrieve.component import retrieve
 from fti.train.component import train
-from kfp import dsl
 
 
 class Trained(NamedTuple):
@@ -44,11 +45,11 @@ def training(
         feature_service: The set of features, by its name in Feast.
         entities: The table of entity rows with their labels.
         label: The column to predict.
-        request_features: Columns of the entity table that a caller sends with each request; the baseline uses only these.
+        request_features: Columns of the entity table that come with each request; the baseline uses only these.
         boundaries: Two times: where validation begins and where test begins.
         floor: The least that a metric on the test set must reach, by the metric's name.
         slices: Columns by which the report breaks the test set down.
-        service: The InferenceService whose stable model must not be beaten by the model it serves today.
+        service: The InferenceService whose stable model the new one must match; it may not exist yet.
         seed: Makes training repeatable.
     """
     tables = retrieve(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from fti.compilation import COMPONENTS, compile_all
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +57,8 @@ def test_a_pipeline_composes_components_loaded_from_their_files(tmp_path: Path) 
     code = """
 import sys
 from kfp import compiler, components, dsl
-ingest, validate = (components.load_component_from_file(f"components/{n}/component.yaml") for n in ("ingest", "validate"))
+load = components.load_component_from_file
+ingest, validate = (load(f"components/{name}/component.yaml") for name in ("ingest", "validate"))
 
 @dsl.pipeline(name="reuse")
 def reuse(source: str, contract: str):

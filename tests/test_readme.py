@@ -36,7 +36,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(command: str, work: Path, **options: object) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
     environ.pop("FTI_HOME", None)
-    done = subprocess.run(shlex.split(command), cwd=work, env=environ, capture_output=True, text=True, timeout=600, **options)  # type: ignore[call-overload]
+    done = subprocess.run(
+        shlex.split(command), cwd=work, env=environ, capture_output=True, text=True, timeout=600, **options
+    )  # type: ignore[call-overload]
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done  # type: ignore[no-any-return]
 
@@ -53,7 +55,9 @@ def served(demo: str, work: Path) -> Iterator[str]:
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environ.pop("FTI_HOME", None)
     with (work / "serve.txt").open("w+") as output:
-        server = subprocess.Popen(["fti", "serve", "--port", "0"], cwd=work, env=environ, stdout=output, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            ["fti", "serve", "--port", "0"], cwd=work, env=environ, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             deadline = time.monotonic() + 120
             while "Ready." not in (text := (work / "serve.txt").read_text()):
@@ -81,7 +85,13 @@ def test_the_demo_leaves_figures_that_hold(demo: str, work: Path) -> None:
 
 
 def test_the_demo_tells_what_matters(demo: str, work: Path) -> None:
-    for piece in ("336,776 flights in", "schedule alone", "canary 20 % asked", "curl -s http://127.0.0.1:8080", "Next: "):
+    for piece in (
+        "336,776 flights in",
+        "schedule alone",
+        "canary 20 % asked",
+        "curl -s http://127.0.0.1:8080",
+        "Next: ",
+    ):
         assert piece in demo
     folders = re.search(r"Reports +(\S+) +(\S+)", demo)
     assert folders
@@ -116,9 +126,10 @@ def test_the_python_of_the_readme_works(tmp_path: Path) -> None:
     own, loading = blocks("python")
     (tmp_path / "own.py").write_text(own)
     (tmp_path / "flights.csv").write_text("origin,delay\nEWR,3\nJFK,\n")
-    (tmp_path / "contract.yaml").write_text("columns: {origin: {type: string}, delay: {type: int64, nullable: true}}\n")
+    (tmp_path / "contract.yaml").write_text("columns: {origin: {type: string}, delay: {type: int64, nullable: true}}")
     call = (
-        "from own import checked_table; from fti.local_run import run_pipeline; from fti.common.settings import Settings;"
+        "from own import checked_table; from fti.local_run import run_pipeline; "
+        "from fti.common.settings import Settings; "
         "run_pipeline(checked_table, {'source': 'flights.csv', 'contract': 'contract.yaml'}, Settings.from_env())"
     )
     run(f'{sys.executable} -c "{call}"', tmp_path)

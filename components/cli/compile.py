@@ -6,8 +6,14 @@ import click
 
 
 @click.command("compile")
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("compiled"), show_default=True,
-              help="Folder to write into.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("compiled"),
+    show_default=True,
+    help="Folder to write into.",
+)
 @click.option("--in-place", is_flag=True, help="Also rewrite components/*/component.yaml of a checkout.")
 def compile_command(output: Path, in_place: bool) -> None:
     """Write every pipeline and component as YAML, ready to upload to Kubeflow.

@@ -7,11 +7,9 @@ from typing import Any
 import click
 
 from fti.cli.progress import step_progress
-from fti.cli.progress import step_progress
 from fti.common.settings import Settings
 from fti.local_run import run_pipeline
 from fti.pipelines import PIPELINES, pipeline_named
-
 
 
 class PipelineGroup(click.Group):

@@ -12,7 +12,9 @@ from fti.common.settings import Settings
 
 @click.command("serve")
 @click.argument("services", nargs=-1)
-@click.option("--port", default=8080, show_default=True, help="The port of the gateway on 127.0.0.1; 0 lets the system choose.")
+@click.option(
+    "--port", default=8080, show_default=True, help="The port of the gateway on 127.0.0.1; 0 lets the system choose."
+)
 def serve_command(services: tuple[str, ...], port: int) -> None:
     """Serve the pushed InferenceServices until Ctrl-C.
 
@@ -31,7 +33,9 @@ def serve_command(services: tuple[str, ...], port: int) -> None:
 
 @click.command("predict")
 @click.argument("service")
-@click.option("--rows", type=click.File("r"), help="A JSON list of rows, each a map from column to value; - reads stdin.")
+@click.option(
+    "--rows", type=click.File("r"), help="A JSON list of rows, each a map from column to value; - reads stdin."
+)
 @click.option("--variant", type=click.Choice(["stable", "canary"]), help="Reach this variant instead of the split.")
 def predict_command(service: str, rows: Any, variant: str | None) -> None:
     """Ask a served model; without --rows, with the examples that its package carries.
@@ -50,7 +54,9 @@ def _parsed(rows: Any) -> list[dict[str, Any]]:
     try:
         parsed = json.load(rows)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{Path(rows.name).name} is not JSON: {error}", allowed='[{"column": value, …}, …]') from error
+        raise ConfigError(
+            f"{Path(rows.name).name} is not JSON: {error}", allowed='[{"column": value, …}, …]'
+        ) from error
     if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
         raise ConfigError(f"{Path(rows.name).name} is not a list of rows", allowed='[{"column": value, …}, …]')
     return parsed
@@ -70,7 +76,9 @@ def status_command(as_json: bool) -> None:
 
 
 def _described(state: dict[str, Any]) -> str:
-    lines = [f"serving on port {state['port']} (pid {state['pid']})" if state["pid"] else "nothing is served: fti serve"]
+    lines = [
+        f"serving on port {state['port']} (pid {state['pid']})" if state["pid"] else "nothing is served: fti serve"
+    ]
     if not state["services"]:
         lines.append("nothing was pushed: fti run loop")
     for name, service in state["services"].items():

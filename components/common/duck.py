@@ -13,7 +13,9 @@ MEMORY_LIMIT = "2GB"
 
 
 @contextmanager
-def connect(memory_limit: str = MEMORY_LIMIT, scratch: str | Path | None = None) -> "Iterator[duckdb.DuckDBPyConnection]":
+def connect(
+    memory_limit: str = MEMORY_LIMIT, scratch: str | Path | None = None
+) -> "Iterator[duckdb.DuckDBPyConnection]":
     """Opens an in-memory database that spills to disk beyond its limit.
 
     Args:

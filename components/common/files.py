@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             yield scratch / target.name
-            os.replace(scratch / target.name, target)
+            (scratch / target.name).replace(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -48,8 +47,8 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             new.mkdir()
             yield new
             if target.exists():
-                os.replace(target, scratch / "old")
-            os.replace(new, target)
+                target.replace(scratch / "old")
+            new.replace(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -69,7 +68,7 @@ def _storage_errors(target: Path) -> Iterator[None]:
 
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from fti.common.files import atomic_file
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's palette: distinguishable with every common colour vision deficiency.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
@@ -51,7 +51,9 @@ class Report:
 
     def figures(self, *figures: "Figure", captions: Sequence[str] = ()) -> None:
         """Adds plots side by side, as SVG, and closes them."""
-        drawn = [(_svg(figure), caption) for figure, caption in zip(figures, [*captions, *[""] * len(figures)], strict=False)]
+        drawn = [
+            (_svg(figure), caption) for figure, caption in zip(figures, [*captions, *[""] * len(figures)], strict=False)
+        ]
         self.sections.append(_render("figures", figures=drawn))
 
     def write(self, path: str | Path) -> None:
@@ -93,16 +95,18 @@ def _svg(figure: "Figure") -> "Markup":
 
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
-    return Markup(stream.getvalue()[stream.getvalue().index("<svg") :])
+    return Markup(stream.getvalue()[stream.getvalue().index("<svg") :])  # noqa: S704 - matplotlib escapes its texts
 
 
 def _render(block: str, **values: object) -> "Markup":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
     environment.filters["figure"] = _figure_text
-    return Markup(getattr(environment.get_template("report.html").module, block)(**values))
+    return Markup(getattr(environment.get_template("report.html").module, block)(**values))  # noqa: S704 - the template escapes
 
 
 def _figure_text(value: object) -> str:

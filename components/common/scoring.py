@@ -63,8 +63,11 @@ class Scorer:
             return scores
         classes = np.array(self.signature.classes)
         if self.signature.threshold is not None:
-            return classes[(scores[:, 1] >= self.signature.threshold).astype(np.intp)]
-        return classes[scores.argmax(axis=1)]
+            codes = (scores[:, 1] >= self.signature.threshold).astype(np.intp)
+        else:
+            codes = scores.argmax(axis=1)
+        predicted: np.ndarray = classes[codes]
+        return predicted
 
 
 def open_session(graph: bytes, threads: int = 0) -> Any:

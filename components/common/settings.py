@@ -40,8 +40,8 @@ class Settings:
         home = Path(environ.get("FTI_HOME") or ".fti").absolute()
         return cls(
             home=home,
-            offline_uri=(environ.get("FTI_OFFLINE_URI") or str(home / "offline")).rstrip("/"),
-            models_uri=(environ.get("FTI_MODELS_URI") or str(home / "models")).rstrip("/"),
+            offline_uri=_absolute(environ.get("FTI_OFFLINE_URI") or str(home / "offline")),
+            models_uri=_absolute(environ.get("FTI_MODELS_URI") or str(home / "models")),
             services=home / "services",
             s3_endpoint=environ.get("AWS_ENDPOINT_URL", ""),
             s3_region=environ.get("AWS_REGION", ""),
@@ -60,3 +60,8 @@ class Settings:
             "AWS_ACCESS_KEY_ID": self.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": self.s3_secret_key,
         }
+
+
+def _absolute(uri: str) -> str:
+    """A path that holds from every working directory; other URIs hold as they are."""
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).absolute())

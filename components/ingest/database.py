@@ -1,8 +1,7 @@
 """Rows of a SQL query, streamed from a database into Parquet."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from fti.common.errors import ConfigError, SourceError, StorageError
 from fti.common.storage.location import SCHEMES
 from fti.ingest.formats import SourceFile
+from fti.ingest.rows import to_arrow, unify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,7 +87,7 @@ def fetch(database: Database, query: str, folder: Path) -> list[SourceFile]:
             schemas.append(table.schema)
     if not parts:
         raise SourceError(f"the query of {database.shown} returns no rows", remedy="Check its conditions")
-    return [SourceFile(database.shown, _unified(parts, schemas, folder / "fetched.parquet"))]
+    return [SourceFile(database.shown, unify(parts, schemas, folder / "fetched.parquet"))]
 
 
 def _batches(connection: "Connection", query: str) -> "Iterator[pa.Table]":
@@ -102,69 +102,7 @@ def _batches(connection: "Connection", query: str) -> "Iterator[pa.Table]":
     names = list(result.keys())
     _require_distinct(names)
     for rows in result.partitions(_BATCH):
-        yield _table(names, rows)
-
-
-def _table(names: list[str], rows: Sequence[Sequence[object]]) -> "pa.Table":
-    import pyarrow as pa
-
-    columns = list(zip(*rows, strict=True))
-    return pa.table([_array(column) for column in columns], names=names)
-
-
-def _array(values: Sequence[object]) -> "pa.Array":
-    """Values as Arrow types them; as text where it cannot (mixed types, UUIDs) or should not (JSON documents)."""
-    import pyarrow as pa
-
-    if not any(isinstance(value, dict | list) for value in values):
-        try:
-            return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-            pass
-    return pa.array([_text(value) for value in values], pa.string())
-
-
-def _text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
-
-
-def _unified(parts: list[Path], schemas: "list[pa.Schema]", target: Path) -> Path:
-    """Joins the parts, each column in the type that holds all of its values."""
-    import pyarrow.parquet as pq
-
-    schema = _common_schema(schemas)
-    with pq.ParquetWriter(target, schema) as writer:
-        for part in parts:
-            table = pq.read_table(part)
-            for index, field in enumerate(schema):
-                table = table.set_column(index, field, _converted(table.column(index), field.type))
-            writer.write_table(table)
-            part.unlink()
-    return target
-
-
-def _common_schema(schemas: "list[pa.Schema]") -> "pa.Schema":
-    import pyarrow as pa
-
-    fields = []
-    for index, name in enumerate(schemas[0].names):
-        alone = [pa.schema([schema.field(index)]) for schema in schemas]
-        try:
-            common = pa.unify_schemas(alone, promote_options="permissive").field(0).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            common = pa.string()
-        fields.append(pa.field(name, pa.string() if pa.types.is_null(common) else common))
-    return pa.schema(fields)
-
-
-def _converted(column: "pa.ChunkedArray", kind: "pa.DataType") -> "pa.ChunkedArray":
-    import pyarrow as pa
-
-    if pa.types.is_string(kind) and not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
-        return pa.chunked_array([[_text(value) for value in column.to_pylist()]], pa.string())
-    return column.cast(kind)
+        yield to_arrow(names, rows)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Source files as something that DuckDB can select from, typed."""
 
+import codecs
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +10,12 @@ from fti.common.duck import literal, quoted
 from fti.common.errors import SourceError, StorageError
 from fti.ingest.formats import CSV, PARQUET, SourceFile
 from fti.ingest.text import delimiter_of, read_header, require_names, require_utf8
-from fti.ingest.types import sniff
+from fti.ingest.types import TEXT, TIMES, sniff
 
 if TYPE_CHECKING:
     import duckdb
 
+_JSON_TEXTS = {"VARCHAR", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID"}
 _LINE_LIMIT = 16 << 20  # bytes of one CSV row
 
 
@@ -78,17 +80,28 @@ def _json_lines(connection: "duckdb.DuckDBPyConnection", files: list[SourceFile]
     for file in files:
         require_utf8(file)
         with file.path.open("rb") as stream:
-            if stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-                raise SourceError(f"{file.name} is one JSON array", allowed="JSON lines: one object on each line")
+            start = stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+        if not start.startswith(b"{"):
+            what = "is one JSON array" if start.startswith(b"[") else "does not begin with an object"
+            raise SourceError(f"{file.name} {what}", allowed="JSON lines: one object on each line")
     # A key that is absent is a missing value, in a row as in a whole file: hence the union.
-    relation = (
-        f"read_ndjson([{_paths(files)}], sample_size = -1, maximum_sample_files = {len(files)}, union_by_name = true)"
-    )
-    schema = _schema(connection, f"SELECT * FROM {relation}")
+    options = f"[{_paths(files)}], sample_size = -1, maximum_sample_files = {len(files)}, union_by_name = true"
+    schema = _schema(connection, f"SELECT * FROM read_ndjson({options})")
     require_names(list(schema), files[0].name)
-    # Values of mixed types come as JSON, in which text is quoted.
-    columns = (f"{quoted(c)} ->> '$' AS {quoted(c)}" if kind == "JSON" else quoted(c) for c, kind in schema.items())
-    return f"SELECT {', '.join(columns)} FROM {relation}"
+    # What DuckDB takes for times is read as text, and typed as in CSV; only JSON knows which values are numbers.
+    texts = [column for column, kind in schema.items() if kind in _JSON_TEXTS]
+    declared = {column: TEXT if column in texts else kind for column, kind in schema.items()}
+    columns = ", ".join(f"{literal(column)}: {literal(kind)}" for column, kind in declared.items())
+    relation = f"read_ndjson([{_paths(files)}], columns = {{{columns}}})"
+    types = sniff(connection, relation, texts, TIMES)
+    return f"SELECT {', '.join(_json_column(c, types.get(c, kind)) for c, kind in declared.items())} FROM {relation}"
+
+
+def _json_column(column: str, kind: str) -> str:
+    name = quoted(column)
+    if kind == "JSON":  # of mixed types; `->>` takes text out of its quotes
+        return f"{name} ->> '$' AS {name}"
+    return f"CAST({name} AS {kind}) AS {name}"
 
 
 def _paths(files: list[SourceFile]) -> str:
@@ -155,4 +168,4 @@ def _named(error: Exception, files: list[SourceFile]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+    return re.sub(r"^[\w ]+ Error: ", "", str(error).strip().splitlines()[0])[:300].rstrip(" .")

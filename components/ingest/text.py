@@ -39,10 +39,11 @@ def require_utf8(file: SourceFile) -> None:
 def _not_text(file: SourceFile, offset: int, byte: int, line: int, error: UnicodeDecodeError | None = None) -> NoReturn:
     if error is not None:
         line += error.object[: error.start].count(b"\n")
+    encoding = "UTF-16" if byte in {0x00, 0xFE, 0xFF} else "WINDOWS-1252"
     raise SourceError(
         f"{file.name} is not UTF-8 text: line {line} holds the byte 0x{byte:02X} (at offset {offset})",
         allowed="UTF-8",
-        remedy=f"Convert it, for instance: iconv -f WINDOWS-1252 -t UTF-8 {Path(file.name).name}",
+        remedy=f"Convert it, for instance: iconv -f {encoding} -t UTF-8 {Path(file.name).name}",
     ) from error
 
 

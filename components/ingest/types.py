@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import duckdb
 
 TEXT = "VARCHAR"
+TIMES = ("DATE", "TIMESTAMP", "TIMESTAMPTZ")
 _HEAD = 10_000  # rows
 _DAY = r"\d{4}-\d{2}-\d{2}"
 _TIME = r"[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?"
@@ -26,21 +27,32 @@ CANDIDATES = {
 }
 
 
-def sniff(connection: "duckdb.DuckDBPyConnection", relation: str, columns: Sequence[str]) -> dict[str, str]:
+def sniff(
+    connection: "duckdb.DuckDBPyConnection",
+    relation: str,
+    columns: Sequence[str],
+    kinds: Sequence[str] = tuple(CANDIDATES),
+) -> dict[str, str]:
     """Finds the type of each column of a relation of text, over all of its rows in one streamed pass.
 
     Types that guess (day-first dates, `1,5`, `yes`) are not among the candidates: such columns stay text, for the
     contract or a transform to decide.
 
+    Args:
+        connection: Where to compute.
+        relation: What to select from.
+        columns: Its columns of text.
+        kinds: The candidates, the preferred one first.
+
     Returns:
         Column → DuckDB type.
     """
-    candidates = [(column, kind) for column in columns for kind in CANDIDATES]
+    candidates = [(column, kind) for column in columns for kind in kinds]
     # The first rows rule out most candidates, so that the whole pass has little left to try.
     head = _fitting(connection, f"(FROM {relation} LIMIT {_HEAD})", candidates)
     likely = [pair for pair in candidates if head[pair] is not False]
     fitting = _fitting(connection, relation, likely)
-    return {c: next((kind for kind in CANDIDATES if fitting.get((c, kind))), TEXT) for c in columns}
+    return {c: next((kind for kind in kinds if fitting.get((c, kind))), TEXT) for c in columns}
 
 
 def _fitting(

@@ -1,7 +1,8 @@
 """The KFP face of push."""
 
-from fti.step import step
 from kfp.dsl import Artifact, Input, Model, Output
+
+from fti.step import step
 
 
 @step

@@ -4,17 +4,18 @@ import logging
 from typing import Any
 
 import grpc
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve.protocol.grpc.server import GRPCServer
+from kserve.protocol.grpc.servicer import InferenceServicer
+
 from fti.common.errors import FtiError
 from fti.serve.answers import answers, to_bytes
 from fti.serve.columns import BadRequestError
 from fti.serve.front import STORE_FAILS
 from fti.serve.model import PackagedModel
 from fti.serve.protocol import MAX_BODY, REVISION_HEADER, Request, Tensor, columns_of
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
-from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
-from kserve.protocol.grpc.server import GRPCServer
-from kserve.protocol.grpc.servicer import InferenceServicer
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,8 @@
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from kserve import Model
+
 from fti.common.errors import PackageError
 from fti.common.model_package import ModelPackage
 from fti.common.scoring import Scorer
@@ -10,7 +12,6 @@ from fti.serve.answers import label_datatype
 from fti.serve.columns import DATATYPES, BadRequestError, Schema
 from fti.serve.features import FeatureLookup
 from fti.serve.protocol import Request
-from kserve import Model
 
 if TYPE_CHECKING:
     import numpy as np

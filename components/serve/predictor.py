@@ -7,6 +7,10 @@ import sys
 from typing import Any
 
 import uvloop
+from kserve import ModelServer
+from kserve.model_server import app, parser
+from kserve.protocol.rest.server import RESTServer
+
 from fti.common.errors import FtiError, PackageError
 from fti.common.model_package import load_package
 from fti.common.settings import Settings
@@ -15,9 +19,6 @@ from fti.serve.features import FeatureLookup
 from fti.serve.front import Front
 from fti.serve.grpc_server import LocalGrpcServer
 from fti.serve.model import PackagedModel
-from kserve import ModelServer
-from kserve.model_server import app, parser
-from kserve.protocol.rest.server import RESTServer
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import yaml
+
 from fti.common.errors import BusyError, StorageError
 from fti.common.files import atomic_file
 from fti.common.settings import Settings

@@ -2,8 +2,9 @@
 
 from typing import Dict, List
 
-from fti.step import step
 from kfp import dsl
+
+from fti.step import step
 
 
 @step

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+
 from fti.common.errors import BusyError
 from fti.common.settings import Settings
 from fti.local_run import StepFailedError, run_pipeline
 from fti.local_step import Step
-
 from tests.cli import steps
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fti.common.errors import ConfigError, PackageError, ServingError, StorageError, UnblessedModelError
 from fti.common.inference_service import read_service
 from fti.common.model_package import ModelPackage, load_package
 from fti.common.settings import Settings
 from fti.push.logic import push, write_endpoint
-
 from tests.serve import tiny
 
 

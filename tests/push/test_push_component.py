@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+
 from fti.common.inference_service import read_service
 from fti.common.settings import Settings
-
 from tests.serve import tiny
 
 
 @pytest.mark.slow
 def test_push_in_the_local_runner(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fti.push.component import push
     from kfp import dsl, local
+
+    from fti.push.component import push
 
     package = tiny.write_binary(tmp_path / "package")
     verdict = tiny.blessing(tmp_path / "blessing.json", package)

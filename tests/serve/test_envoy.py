@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from fti.common.inference_service import Revision, Service
 from fti.serve import envoy
 from fti.serve.plan import Replica, replicas_of

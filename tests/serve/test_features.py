@@ -7,13 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fti.common.errors import FeatureStoreError
 from fti.common.inference_service import read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.logic import push
 from fti.serve.runner import running
-
 from tests.serve import tiny
 
 pytestmark = pytest.mark.slow
@@ -34,6 +34,7 @@ STORE = """
 def feature_repo(settings: Settings, tmp_path: Path) -> Path:
     """A repository with one view, and one row of it in the online store."""
     import pandas as pd
+
     from fti.common.feature_store import open_store
 
     repo = tmp_path / "features"

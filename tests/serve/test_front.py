@@ -6,12 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
-from fti.common.errors import PackageError
-from fti.common.model_package import ModelPackage, write_package
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from fti.common.errors import PackageError
+from fti.common.model_package import ModelPackage, write_package
 from tests.serve import tiny
 
 paths = st.sampled_from(["/v1/models/m:predict", "/v2/models/m/infer", "/v1/models/n:predict", "/v2/models/m", "/é"])
@@ -25,9 +25,10 @@ bodies = st.binary(max_size=50) | st.sampled_from(
 
 
 def ask(package: ModelPackage, method: str, path: str, **request: Any) -> httpx.Response:
+    from kserve.model_server import app
+
     from fti.serve.front import Front
     from fti.serve.model import PackagedModel
-    from kserve.model_server import app
 
     async def once() -> httpx.Response:
         transport = httpx.ASGITransport(Front(app, PackagedModel("m", "r1", package, None)))

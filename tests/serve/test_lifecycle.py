@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from fti.common.errors import BusyError, ConfigError, ServingError, StorageError
 from fti.common.inference_service import manifest_path
 from fti.common.model_package import ModelPackage
@@ -21,7 +22,6 @@ from fti.serve.client import examples, predict
 from fti.serve.ports import HOST, Ports
 from fti.serve.runner import running
 from fti.serve.status import read, state_path, write_state
-
 from tests.serve import tiny
 from tests.serve.conftest import publish
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fti.common.model_package import Signature
 from fti.common.tables import Feature
 from fti.serve.answers import answers, encode_v1, encode_v2, to_bytes
 from fti.serve.columns import BadRequestError, Schema
 from fti.serve.protocol import Request, decode_v1, decode_v2
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.serve.tiny import INPUTS, ROW
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fti.common.model_package import ModelPackage, Signature, write_package
 from fti.common.tables import Feature
 
