@@ -51,7 +51,7 @@ def retrieve(
             of prediction), request features, the label and optionally `no_label_reason`.
         label: The column to predict.
         request_features: Columns of the entity rows that callers will send.
-        outputs: Where the sets go. All are written, or none.
+        outputs: Where the sets go. Each is written whole or not at all.
         split: How to split.
         settings: Where the offline store is.
 
