@@ -36,7 +36,7 @@ setup(
         "kserve>=0.21,<0.22",
         "feast[redis,postgres]>=0.67,<0.68",  # the offline-store plugin interface moves between minors
         "torch>=2.5",
-        "scikit-learn>=1.6",
+        "scikit-learn>=1.7",
         "google-cloud-storage>=3",
         "minio>=7.2",
         "pandas>=2.2,<3",  # kserve and feast refuse pandas 3
@@ -47,6 +47,8 @@ setup(
         "sqlalchemy>=2",
         # Model packages.
         "numpy>=1.26",
+        "scipy>=1.11",
+        "threadpoolctl>=3",
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "onnxscript>=0.5",

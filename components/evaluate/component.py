@@ -2,8 +2,9 @@
 
 from typing import Dict, List
 
-from fti.step import step
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
+
+from fti.step import step
 
 
 @step

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fti.common.duck import MEMORY_LIMIT, connect, literal
+from fti.common.duck import MEMORY_LIMIT, connect
 from fti.common.errors import ConfigError, SourceError
 from fti.common.files import atomic_file, sha256_of
 from fti.common.settings import Settings
@@ -16,6 +16,7 @@ from fti.common.storage import find, local_copy, shown
 from fti.ingest.database import Database, fetch
 from fti.ingest.formats import CSV, PARQUET, SourceFile, format_of, unpack
 from fti.ingest.relations import source_errors, typed_select
+from fti.ingest.rows import ROW_GROUP, write_rows
 
 _log = logging.getLogger(__name__)
 
@@ -109,9 +110,8 @@ def _write(
     with connect(memory_limit) as connection:
         select = typed_select(connection, files, kind, null_values)
         with source_errors(files):
-            written = connection.execute(f"COPY ({select}) TO {literal(target)} (FORMAT parquet, COMPRESSION zstd)")
-            rows = int((written.fetchone() or (0,))[0])
-            described = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(target)})").fetchall()
+            described = connection.execute(f"DESCRIBE {select}").fetchall()
+            rows = write_rows(connection.execute(select).to_arrow_reader(ROW_GROUP), target)
     if not rows:
         raise SourceError(
             f"{files[0].name} has a header but no rows" if kind == CSV else f"{files[0].name} has no rows",

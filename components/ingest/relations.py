@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import duckdb
 
 _JSON_TEXTS = {"VARCHAR", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID"}
-_LINE_LIMIT = 16 << 20  # bytes of one CSV row
 
 
 def typed_select(
@@ -54,7 +53,7 @@ def _csv(connection: "duckdb.DuckDBPyConnection", files: list[SourceFile], null_
     relation = (
         f"read_csv([{_paths(files)}], auto_detect = false, header = true, columns = {{{text}}}, "
         f"delim = {literal(delimiter_of(files[0]))}, quote = '\"', escape = '\"', strict_mode = true, "
-        f"max_line_size = {_LINE_LIMIT}" + (f", nullstr = [{nulls}])" if nulls else ")")
+        f"nullstr = [{nulls}])"
     )
     types = sniff(connection, relation, columns)
     casts = ", ".join(f"CAST({quoted(c)} AS {kind}) AS {quoted(c)}" for c, kind in types.items())
@@ -135,6 +134,7 @@ def source_errors(files: list[SourceFile]) -> Iterator[None]:
         StorageError: There is no room to work in.
     """
     import duckdb
+    import pyarrow as pa
 
     try:
         yield
@@ -147,7 +147,7 @@ def source_errors(files: list[SourceFile]) -> Iterator[None]:
         if "write" in str(error) or "No space" in str(error):
             raise StorageError(f"{_first_line(error)}", remedy="Free disk space; nothing was half-written") from error
         raise SourceError(f"{_named(error, files)} cannot be read: {_first_line(error)}") from error
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException) as error:
         raise SourceError(_explained(error, files), remedy="Mend the file, or its export") from error
 
 

@@ -1,12 +1,40 @@
-"""Rows as Python objects → Parquet, whatever types a database driver hands out."""
+"""Rows → Parquet: from a stream of Arrow batches, or from whatever Python objects a database driver hands out."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+ROW_GROUP = 122_880  # rows
+
+
+def write_rows(reader: "pa.RecordBatchReader", path: Path) -> int:
+    """Writes a stream as Parquet, in row groups of equal size, and returns the number of rows.
+
+    The bytes depend on nothing but the rows: DuckDB's own writer cuts row groups as threads and memory allow, so that
+    equal data would differ in their digest.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, pending, waiting = 0, [], 0
+    with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            pending.append(batch)
+            waiting += batch.num_rows
+            while waiting >= ROW_GROUP:
+                table = pa.Table.from_batches(pending)
+                writer.write_table(table.slice(0, ROW_GROUP).combine_chunks(), ROW_GROUP)
+                pending, waiting = table.slice(ROW_GROUP).to_batches(), waiting - ROW_GROUP
+                rows += ROW_GROUP
+        if waiting:
+            writer.write_table(pa.Table.from_batches(pending).combine_chunks(), ROW_GROUP)
+    return rows + waiting
 
 
 def to_arrow(names: list[str], rows: Sequence[Sequence[object]]) -> "pa.Table":
@@ -18,10 +46,10 @@ def to_arrow(names: list[str], rows: Sequence[Sequence[object]]) -> "pa.Table":
 
 
 def _array(values: Sequence[object]) -> "pa.Array":
-    """Values as Arrow types them; as text where it cannot (mixed types, UUIDs) or should not (JSON documents)."""
+    """Values as Arrow types them; as text where it cannot (mixed types) or should not (documents, UUIDs)."""
     import pyarrow as pa
 
-    if not any(isinstance(value, dict | list) for value in values):
+    if not any(isinstance(value, dict | list | UUID) for value in values):
         try:
             return pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):

@@ -2,8 +2,9 @@
 
 from typing import Any, Dict, List
 
-from fti.step import step
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from fti.step import step
 
 
 @step

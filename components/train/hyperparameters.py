@@ -39,7 +39,7 @@ class Boosting:
     max_depth: int = 0
     min_samples_leaf: int = 40
     l2_regularization: float = 1.0
-    max_features: float = 0.5
+    max_features: float = 1.0
     patience: int = 20
 
 

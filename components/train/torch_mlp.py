@@ -34,8 +34,9 @@ def fit_mlp(data: TrainingData, parameters: Mlp, seed: int) -> Fitted:
         TrainingError: The parameters cannot make a network, or its loss is not finite.
     """
     import torch
-    from fti.train.torch_onnx import mlp_graph
     from safetensors.torch import save
+
+    from fti.train.torch_onnx import mlp_graph
 
     if not parameters.batch_size or not parameters.max_epochs or not all(parameters.hidden) or parameters.dropout >= 1:
         raise TrainingError(

@@ -1,7 +1,8 @@
 """The KFP face of validate."""
 
-from fti.step import step
 from kfp.dsl import HTML, Dataset, Input, Metrics, Output
+
+from fti.step import step
 
 
 @step

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import NoReturn, TypeVar
 
 import yaml
+
 from fti.common.errors import ContractError
 from fti.common.settings import Settings
 from fti.common.storage import read_text, shown

@@ -9,10 +9,11 @@ from fti.common.report import BLUE, GREY, RED, Report, new_figure
 from fti.validate.profile import FEW, Histogram, Profile, profile
 
 if TYPE_CHECKING:
-    from fti.validate.engine import Broken, Engine
-    from fti.validate.verdict import Verdict
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from fti.validate.engine import Broken, Engine
+    from fti.validate.verdict import Verdict
 
 _DRAWN, _LISTED = 60, 300  # columns with a plot, columns in the table
 _RULES, _EXAMPLED, _EXAMPLES, _WIDE = 50, 10, 5, 8  # rules listed, rules with examples, rows each, columns each

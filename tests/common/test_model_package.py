@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
+
 from fti.common.errors import ConfigError, PackageError
 from fti.common.model_package import Signature, load_package, write_package
 from fti.common.scoring import Scorer, graph_inputs
 from fti.common.tables import Feature
-from onnx import TensorProto, helper
 
 SIGNATURE = Signature(
     name="tiny",

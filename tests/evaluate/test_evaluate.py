@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from fti.common.errors import ConfigError, PackageError, RejectedDataError, SourceError
 from fti.common.files import sha256_of
 from fti.common.inference_service import Revision, Service, write_service
@@ -12,7 +13,6 @@ from fti.common.tables import write_table
 from fti.evaluate.logic import evaluate_model, kfp_confusion, kfp_roc, write_blessing
 from fti.evaluate.report import write_report
 from fti.train.logic import train_model
-
 from tests.train.tables import SPEC, frame_of, write_tables
 
 ALGORITHM = {"binary": "logistic_regression", "multiclass": "logistic_regression", "regression": "linear_regression"}
@@ -145,9 +145,10 @@ def test_files_that_are_not_what_they_should_be_are_refused(world, settings, tmp
 
 @pytest.mark.slow
 def test_train_and_evaluate_in_the_local_runner(world, settings, tmp_path):
+    from kfp import dsl, local
+
     from fti.evaluate.component import evaluate
     from fti.train.component import train
-    from kfp import dsl, local
 
     files = world["binary"]
 

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
 from fti.common.errors import ConfigError
 from fti.common.metrics import best_threshold, calibration_error, metrics_of
 from fti.evaluate.compare import Interval, estimate, improvement, metric_to_compare
 from fti.evaluate.curves import ROC_POINTS, roc_points
 from fti.evaluate.gate import Rival, check_floors, check_rival
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 
 def two_columns(probability):

@@ -15,6 +15,10 @@ from fti.common.errors import ConfigError, FtiError, SourceError, StorageError
 from fti.ingest.logic import Ingested, ingest
 
 ROWS = 'id,price,when,name,paid\n1,2.5,2024-02-29T12:00:00Z,"Grüße, ""Welt""",true\n2,,2024-03-01T00:00:00Z,,false\n'
+TABBED = (
+    "id\tprice\twhen\tname\tpaid\n"
+    '1\t2.5\t2024-02-29T12:00:00Z\t"Grüße, ""Welt"""\ttrue\n2\t\t2024-03-01T00:00:00Z\t\tfalse\n'
+)
 TYPES = {
     "id": "BIGINT",
     "price": "DOUBLE",
@@ -22,6 +26,9 @@ TYPES = {
     "name": "VARCHAR",
     "paid": "BOOLEAN",
 }
+
+
+Take = Callable[..., tuple[Ingested, Path]]
 
 
 def rows(path: Path) -> list[tuple[object, ...]]:
@@ -36,7 +43,7 @@ def values(path: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.fixture
-def take(tmp_path: Path) -> Callable[..., tuple[Ingested, Path]]:
+def take(tmp_path: Path) -> Take:
     """Writes bytes as a file and ingests it."""
 
     def run(name: str, content: bytes | str, **options: object) -> tuple[Ingested, Path]:
@@ -51,7 +58,7 @@ def take(tmp_path: Path) -> Callable[..., tuple[Ingested, Path]]:
 def _zip(folder: Path, **members: str) -> bytes:
     with zipfile.ZipFile(folder / "packed", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():
-            archive.writestr(name.replace("_", "."), text)
+            archive.writestr(name.replace("_", ".").replace("//", "__"), text)
     return (folder / "packed").read_bytes()
 
 
@@ -80,13 +87,7 @@ def _written(path: Path, text: str) -> Path:
     [
         ("rows.csv", lambda _: ROWS.encode()),
         ("rows.csv", lambda _: b"\xef\xbb\xbf" + ROWS.replace("\n", "\r\n").encode()),
-        (
-            "rows.tsv",
-            lambda _: (
-                b"id\tprice\twhen\tname\tpaid\n"
-                + ROWS.encode().split(b"\n", 1)[1].replace(b", ", b"; ").replace(b",", b"\t").replace(b"; ", b", ")
-            ),
-        ),
+        ("rows.tsv", lambda _: TABBED.encode()),
         ("rows.csv.gz", lambda _: gzip.compress(ROWS.encode())),
         ("misnamed.csv", lambda _: gzip.compress(ROWS.encode())),
         ("rows.csv.zip", lambda folder: _zip(folder, rows_csv=ROWS)),
@@ -97,9 +98,7 @@ def _written(path: Path, text: str) -> Path:
         ("no-suffix", _json_lines),
     ],
 )
-def test_formats(
-    take: Callable[..., tuple[Ingested, Path]], tmp_path: Path, name: str, content: Callable[[Path], bytes]
-) -> None:
+def test_formats(take: Take, tmp_path: Path, name: str, content: Callable[[Path], bytes]) -> None:
     ingested, target = take(name, content(tmp_path))
     assert rows(target) == [
         (1, 2.5, "2024-02-29 12:00:00+00", 'Grüße, "Welt"', True),
@@ -109,7 +108,7 @@ def test_formats(
     assert (ingested.table, ingested.rows, ingested.bytes) == ("orders", 2, target.stat().st_size)
 
 
-def test_a_late_value_decides_the_type(take: Callable[..., tuple[Ingested, Path]]) -> None:
+def test_a_late_value_decides_the_type(take: Take) -> None:
     text = "a,b,c,d\n" + "1,1,,2024-01-01\n" * 30_000 + "x,1.5,7,2024-01-02\n"
     ingested, _ = take("late.csv", text)
     assert ingested.schema == {"a": "VARCHAR", "b": "DOUBLE", "c": "BIGINT", "d": "DATE"}
@@ -117,7 +116,7 @@ def test_a_late_value_decides_the_type(take: Callable[..., tuple[Ingested, Path]
 
 
 @pytest.mark.parametrize("count", [9_999, 10_000, 10_001])
-def test_a_column_without_values_is_text(take: Callable[..., tuple[Ingested, Path]], count: int) -> None:
+def test_a_column_without_values_is_text(take: Take, count: int) -> None:
     assert take("empty.csv", "a,b\n" + "1,\n" * count)[0].schema == {"a": "BIGINT", "b": "VARCHAR"}
 
 
@@ -140,14 +139,15 @@ def test_a_column_without_values_is_text(take: Callable[..., tuple[Ingested, Pat
         (["2024-02-29T10:00:00+02:00", "2024-02-29 10:00:00Z"], "TIMESTAMP WITH TIME ZONE"),
     ],
 )
-def test_types_of_text(take: Callable[..., tuple[Ingested, Path]], texts: list[str], kind: str) -> None:
+def test_types_of_text(take: Take, texts: list[str], kind: str) -> None:
     assert take("t.csv", "a\n" + "\n".join(texts) + "\n")[0].schema == {"a": kind}
 
 
+NUMERALS = st.one_of(st.integers(-(2**70), 2**70).map(str), st.text("0123456789+-.eE tf:Z", min_size=1))
+
+
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.one_of(st.integers(-(2**70), 2**70).map(str), st.text("0123456789+-.eE tf:Z", min_size=1)), min_size=1)
-)
+@given(st.lists(NUMERALS, min_size=1))
 def test_typing_loses_no_character(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     """Whole numbers and text come back as they were written; anything else is at least the same number."""
     folder = tmp_path_factory.mktemp("law")
@@ -155,22 +155,21 @@ def test_typing_loses_no_character(tmp_path_factory: pytest.TempPathFactory, tex
     source.write_text("a\n" + "".join(f'"{text}"\n' for text in texts))
     kind = ingest(str(source), "t", folder / "raw.parquet", null_values=["∅"]).schema["a"]
     back = [row[0] for row in values(folder / "raw.parquet")]
-    if kind in {"VARCHAR", "BIGINT"}:
-        assert [str(value) for value in back] in (
-            texts,
-            [text.replace("-0", "0") if text == "-0" else text for text in texts],
-        )
+    if kind == "VARCHAR":
+        assert back == texts
+    elif kind == "BIGINT":
+        assert [str(value) for value in back] == ["0" if text == "-0" else text for text in texts]
     elif kind == "DOUBLE":
         assert back == [float(text) for text in texts]
 
 
-def test_null_values(take: Callable[..., tuple[Ingested, Path]]) -> None:
+def test_null_values(take: Take) -> None:
     ingested, target = take("na.csv", "a,b\nNA,x\n1,\n-,NA\n", null_values=["", "NA", "-"])
     assert ingested.schema == {"a": "BIGINT", "b": "VARCHAR"}
     assert values(target) == [(None, "x"), (1, None), (None, None)]
 
 
-def test_null_values_are_missing_text_unless_told(take: Callable[..., tuple[Ingested, Path]]) -> None:
+def test_null_values_are_missing_text_unless_told(take: Take) -> None:
     assert values(take("na.csv", "a,b\nNA,x\n1,\n")[1]) == [("NA", "x"), ("1", None)]
 
 
@@ -181,14 +180,12 @@ def test_globs_keep_their_order(tmp_path: Path) -> None:
     assert (ingested.rows, values(tmp_path / "raw.parquet")) == (3, [(1,), (2,), (10,)])
 
 
-def test_an_archive_of_several_files(take: Callable[..., tuple[Ingested, Path]], tmp_path: Path) -> None:
-    packed = _zip(tmp_path, a_csv="x\n1\n", b_csv="x\nlate\n", __MACOSX="junk")
-    with zipfile.ZipFile(tmp_path / "packed", "a") as archive:
-        archive.writestr("__MACOSX/a.csv", "junk")
-    assert values(take("two.zip", (tmp_path / "packed").read_bytes().replace(packed, packed))[1]) == [("1",), ("late",)]
+def test_an_archive_of_several_files(take: Take, tmp_path: Path) -> None:
+    packed = _zip(tmp_path, **{"a_csv": "x\n1\n", "b_csv": "x\nlate\n", "//MACOSX/junk": "\0"})
+    assert values(take("two.zip", packed)[1]) == [("1",), ("late",)]
 
 
-def test_json_of_mixed_and_absent_keys(take: Callable[..., tuple[Ingested, Path]]) -> None:
+def test_json_of_mixed_and_absent_keys(take: Take) -> None:
     lines = [{"a": 1, "id": "007", "n": {"x": 1}}] * 30_000 + [{"a": "é", "new": 1.5}]
     ingested, target = take("mixed.jsonl", "\n".join(json.dumps(line) for line in lines))
     assert ingested.schema == {"a": "VARCHAR", "id": "VARCHAR", "n": "STRUCT(x BIGINT)", "new": "DOUBLE"}
@@ -196,7 +193,7 @@ def test_json_of_mixed_and_absent_keys(take: Callable[..., tuple[Ingested, Path]
     assert values(target)[0][0] == "1"
 
 
-def test_the_digest_is_of_the_data(take: Callable[..., tuple[Ingested, Path]]) -> None:
+def test_the_digest_is_of_the_data(take: Take) -> None:
     text = "a,b\n" + "".join(f"{i},{i % 7}\n" for i in range(50_000))
     first, again, other = take("x.csv", text)[0], take("y.csv", text)[0], take("z.csv", text + "1,1\n")[0]
     assert first.digest == again.digest != other.digest
@@ -213,7 +210,7 @@ BAD: list[tuple[str, bytes, str]] = [
     (
         "latin.csv",
         "a,b\n1,café\n".encode("latin-1"),
-        r"not UTF-8 text: line 2 holds the byte 0xE9 \(at offset 9\).*iconv",
+        r"line 2 holds the byte 0xE9 \(at offset 9\).*iconv",
     ),
     ("utf16.csv", "a,b\n1,2\n".encode("utf-16"), "line 1 holds the byte 0xFF.*UTF-16"),
     ("nul.csv", b"a,b\n1,\x002\n", "line 2 holds the byte 0x00"),
@@ -235,9 +232,7 @@ BAD: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "says"), BAD, ids=[name for name, _, _ in BAD])
-def test_bad_files(
-    take: Callable[..., tuple[Ingested, Path]], tmp_path: Path, name: str, content: bytes, says: str
-) -> None:
+def test_bad_files(take: Take, tmp_path: Path, name: str, content: bytes, says: str) -> None:
     with pytest.raises(SourceError, match=says) as caught:
         take(name, content)
     assert name in str(caught.value)
@@ -249,7 +244,7 @@ def test_bad_files(
     [
         (
             {"1.csv": "a,b\n1,2\n", "2.csv": "a,c\n1,2\n"},
-            "2.csv differs from .*1.csv in its columns: it lacks 'b' and adds 'c'",
+            "2.csv differs from .*1.csv .* lacks 'b' and adds 'c'",
         ),
         ({"1.csv": "a,b\n1,2\n", "2.csv": "b,a\n1,2\n"}, "has them in another order"),
         ({"1.csv": "a\n1\n", "2.jsonl": '{"a":1}\n'}, "1.csv is CSV but .*2.jsonl is JSON lines"),
@@ -286,7 +281,7 @@ def test_missing_sources(tmp_path: Path, source: str, error: type[FtiError], say
         ingest(source.format(folder=tmp_path), "t", tmp_path / "raw.parquet")
 
 
-def test_a_failure_leaves_what_was_there(take: Callable[..., tuple[Ingested, Path]]) -> None:
+def test_a_failure_leaves_what_was_there(take: Take) -> None:
     _, target = take("good.csv", "a\n1\n")
     before = target.read_bytes()
     with pytest.raises(SourceError):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+
 from fti.common.tables import Feature, TableSpec, write_table
 
 FEATURES = (

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from fti.common.errors import TrainingError
 from fti.common.model_package import load_package
 from fti.common.scoring import Scorer, columns_of, graph_inputs
 from fti.common.tables import write_table
 from fti.train.logic import train_model
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from tests.train.tables import FEATURES, SPEC, frame_of, write_tables
 
 QUICK = {
@@ -70,8 +70,9 @@ def native_scores(package, feed):
         rows = as_frame(signature, feed)
         return model.predict(rows) if signature.task == "regression" else model.predict_proba(rows)
     import torch
-    from fti.train.torch_mlp import build, mlp_inputs
     from safetensors.torch import load_file
+
+    from fti.train.torch_mlp import build, mlp_inputs
 
     shape = json.loads((package.path / "model.json").read_text())
     network = build(shape).eval()
