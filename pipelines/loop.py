@@ -22,6 +22,7 @@ def loop(
     boundaries: List[str] = reference.BOUNDARIES,
     algorithm: str = "hist_gradient_boosting",
     hyperparameters: Dict[str, Any] = {},
+    baseline_algorithm: str = "logistic_regression",
     floor: Dict[str, float] = reference.FLOOR,
     slices: List[str] = reference.SLICES,
     service: str = reference.SERVICE,
@@ -39,8 +40,9 @@ def loop(
         label: The column to predict.
         request_features: Columns of the entity table that come with each request; the baseline uses only these.
         boundaries: Two times: where validation begins and where test begins.
-        algorithm: logistic_regression, hist_gradient_boosting, random_forest, mlp, or `module:function`.
+        algorithm: logistic_ or linear_regression, hist_gradient_boosting, random_forest, mlp, module:function.
         hyperparameters: The algorithm's own, by name; the rest keep their defaults.
+        baseline_algorithm: What the model must beat: this algorithm, given only what comes with the request.
         floor: The least that a metric on the test set must reach, by the metric's name.
         slices: Columns by which the report breaks the test set down.
         service: The InferenceService to create or change.
@@ -51,6 +53,7 @@ def loop(
     trained = training(
         algorithm=algorithm,
         hyperparameters=hyperparameters,
+        baseline_algorithm=baseline_algorithm,
         feature_repo=feature_repo,
         feature_service=feature_service,
         entities=entities,

@@ -25,6 +25,7 @@ class Trained(NamedTuple):
 def training(
     algorithm: str = "hist_gradient_boosting",
     hyperparameters: Dict[str, Any] = {},
+    baseline_algorithm: str = "logistic_regression",
     feature_repo: str = reference.FEATURE_REPO,
     feature_service: str = reference.FEATURE_SERVICE,
     entities: str = reference.ENTITIES,
@@ -39,8 +40,9 @@ def training(
     """Joins features to labels as of each prediction time, trains, and judges the model on data it has not seen.
 
     Args:
-        algorithm: logistic_regression, hist_gradient_boosting, random_forest, mlp, or `module:function`.
+        algorithm: logistic_ or linear_regression, hist_gradient_boosting, random_forest, mlp, module:function.
         hyperparameters: The algorithm's own, by name; the rest keep their defaults.
+        baseline_algorithm: What the model must beat: this algorithm, given only what comes with the request.
         feature_repo: The Feast repository: a path or URI.
         feature_service: The set of features, by its name in Feast.
         entities: The table of entity rows with their labels.
@@ -63,7 +65,7 @@ def training(
     baseline = train(
         train=tables["train"],
         validation=tables["validation"],
-        algorithm=algorithm,
+        algorithm=baseline_algorithm,
         features=["request"],
         name=service,
         seed=seed,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from fti.common.errors import ConfigError, ServingError
 from fti.common.files import atomic_file
 from fti.common.settings import Settings

@@ -2,8 +2,9 @@
 
 from typing import List
 
-from fti.step import step
 from kfp.dsl import Artifact, Dataset, Input, Output
+
+from fti.step import step
 
 
 @step

@@ -1,7 +1,8 @@
 """The KFP face of materialize."""
 
-from fti.step import step
 from kfp.dsl import Metrics, Output
+
+from fti.step import step
 
 
 @step

@@ -22,11 +22,12 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import _get_requested_feature_views_to_features_dict
+from pydantic import StrictStr
+
 from fti.common.errors import FeatureStoreError
 from fti.common.files import atomic_file
 from fti.retrieve.join import asof_join, between, utc
 from fti.retrieve.source import scan
-from pydantic import StrictStr
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]  # feast is untyped

@@ -2,8 +2,9 @@
 
 from typing import List
 
-from fti.step import step
 from kfp.dsl import Dataset, Metrics, Output
+
+from fti.step import step
 
 
 @step

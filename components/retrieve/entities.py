@@ -29,6 +29,7 @@ def read_entities(entities: str, columns: list[str], optional: list[str], settin
         ConfigError: A column is missing.
     """
     import polars as pl
+
     from fti.retrieve.join import utc
 
     plain = "/" not in entities and not entities.endswith(".parquet")

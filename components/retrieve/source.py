@@ -7,6 +7,7 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
+
 from fti.common.errors import FeatureStoreError
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 BARS = 40  # of a histogram
 TOP = 10  # values of a text column
+_HUGE = 8e307  # so that the width of a range can be computed
 _FINE = 200  # bins in which the tails are found
 FEW = 1000  # different values up to which they are counted exactly
 _TAIL = 0.001  # the share of values that may lie beyond either end of a histogram
@@ -156,6 +157,7 @@ def _central_range(
     """The range without its thin tails. Exact quantiles would hold all values in memory; repeated zooming does not."""
     row = connection.execute(f"SELECT min({value}), max({value}) FROM {relation} WHERE isfinite({value})").fetchone()
     low, high = row if row and row[0] is not None else (0.0, 1.0)
+    low, high = max(low, -_HUGE), min(high, _HUGE)
     for _ in range(6):
         bins = _Bins(low, (high - low) / _FINE, _FINE)
         if not bins.width or low + bins.width == low:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fti.validate.engine import Broken, Engine
     from fti.validate.verdict import Verdict
 
-_DRAWN, _LISTED = 60, 300  # columns with a plot, columns in the table
+_DRAWN, _LISTED = 40, 300  # columns with a plot, columns in the table
 _RULES, _EXAMPLED, _EXAMPLES, _WIDE = 50, 10, 5, 8  # rules listed, rules with examples, rows each, columns each
 _LONG = 48  # characters of a value
 

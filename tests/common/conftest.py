@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fti.common.settings import Settings
 
+from fti.common.settings import Settings
 from tests.object_store import ACCESS_KEY, SECRET_KEY, object_store
 
 

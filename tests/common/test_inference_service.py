@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fti.common.errors import ConfigError, ServingError
 from fti.common.inference_service import (
     Revision,
@@ -20,8 +23,6 @@ from fti.common.inference_service import (
     write_service,
 )
 from fti.common.settings import Settings
-from hypothesis import given
-from hypothesis import strategies as st
 
 CRD = Path(__file__).parents[3] / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"
 

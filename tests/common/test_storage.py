@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fti.common import storage
 from fti.common.errors import ConfigError, StorageError
 from fti.common.settings import Settings
 from fti.common.storage.location import glob_regex, parse, shown
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.object_store import SECRET_KEY, free_ports
 
 Place = tuple[str, Settings]

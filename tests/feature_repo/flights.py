@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
+
 from fti.common.duck import connect, literal
 
 SQL = Path(__file__).parents[2] / "feature_repo" / "sql"

@@ -5,7 +5,6 @@ from pathlib import Path
 from fti.common.feature_store import open_store
 from fti.common.settings import Settings
 from fti.featurize.definitions import _load
-
 from tests.feature_repo.test_leaks import VIEWS
 
 REPO = Path(__file__).parents[2] / "feature_repo"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from fti.common.duck import connect, literal
 from fti.retrieve.join import asof_join
-
 from tests.feature_repo.flights import SQL, TABLES, movements, write_tables
 
 # Keys and time to live of each view, as in views.py (test_definitions.py holds them equal).

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from kfp import dsl, local
+
 from fti.common.errors import ConfigError, FeatureStoreError, FtiError, TransformError
 from fti.common.feature_store import open_store
 from fti.common.files import digest_of
 from fti.common.settings import Settings
 from fti.featurize.logic import featurize
-from kfp import dsl, local
-
 from tests.featurize.shop import write_shop
 
 SIMPLE = "SELECT customer, bought AS event_timestamp, amount AS total, 1 AS orders"

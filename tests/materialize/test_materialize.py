@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
 from fti.common.errors import BusyError, ConfigError, FeatureStoreError
 from fti.common.feature_store import online_features, open_store
 from fti.common.settings import Settings
 from fti.featurize.logic import featurize
 from fti.materialize.logic import materialize
-
 from tests.featurize.shop import write_shop
 
 

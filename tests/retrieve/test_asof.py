@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 import pytest
+
 from fti.common.errors import FeatureStoreError
 from fti.common.feature_store import open_store
 from fti.common.settings import Settings

@@ -4,9 +4,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
-from fti.retrieve.join import asof_join
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fti.retrieve.join import asof_join
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 minutes = st.one_of(st.none(), st.integers(0, 12))

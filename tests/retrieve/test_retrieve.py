@@ -5,13 +5,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+
 from fti.common.errors import ConfigError, FeatureStoreError, FtiError
 from fti.common.settings import Settings
 from fti.common.tables import Feature, read_spec
 from fti.featurize.logic import featurize
 from fti.retrieve.logic import Outputs, retrieve
 from fti.retrieve.split import Split
-
 from tests.featurize.shop import write_shop
 
 TIME = Split("time", ["2024-01-15", "2024-01-22"])

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from fti.common.settings import Settings
 from fti.featurize.logic import featurize
 from fti.materialize.logic import materialize
 from fti.retrieve.logic import Outputs, retrieve
 from fti.retrieve.split import Split
-
 from tests.featurize.shop import write_shop
 from tests.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, object_store
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from fti.common.errors import ConfigError
-from fti.retrieve.split import Split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fti.common.errors import ConfigError
+from fti.retrieve.split import Split
 
 ROWS = pl.DataFrame(
     {

@@ -131,7 +131,10 @@ columns:
   s: {type: string}
   b: {type: bool}
 """
-    query = "SELECT 1::TINYINT AS n, 2.5::DECIMAL(9, 2) AS f, 7 AS s, 0 AS b, '2024-02-29' AS day, TIMESTAMP '2024-02-29 12:00' AS at"
+    query = """
+        SELECT 1::TINYINT AS n, 2.5::DECIMAL(9, 2) AS f, 7 AS s, 0 AS b, '2024-02-29' AS day,
+               TIMESTAMP '2024-02-29 12:00' AS at
+    """
     outcome = judge(query, contract)
     assert outcome.types == {
         "at": "TIMESTAMP WITH TIME ZONE",
@@ -147,7 +150,11 @@ columns:
 
 def test_of_duplicates_the_first_good_one_stays(judge: Callable[..., Outcome]) -> None:
     rows = "('k', -1, 1), ('k', 2, 2), ('k', 3, 3), (NULL, 4, 4), (NULL, 5, 5)"
-    contract = "columns: {k: {type: string, nullable: true}, v: {type: int64, min: 0}, i: {type: int64}}\nunique: [[k]]\nmax_reject_share: 1"
+    contract = """
+columns: {k: {type: string, nullable: true}, v: {type: int64, min: 0}, i: {type: int64}}
+unique: [[k]]
+max_reject_share: 1
+"""
     outcome = judge(f"SELECT * FROM (VALUES {rows}) AS t(k, v, i)", contract)
     assert [row[2] for row in outcome.valid] == [2, 4, 5]
     assert [row[2:] for row in outcome.rejected] == [(1, ["v is below 0"]), (3, ["k repeats an earlier row"])]
@@ -163,21 +170,29 @@ def test_undeclared_columns(judge: Callable[..., Outcome], undeclared: str, vali
     assert outcome.rejected == [(2, "y", ["a is above 1"])]  # rejected rows keep everything
 
 
+CHECKED = """
+undeclared: keep
+columns: {{amounts: {{type: int64}}}}
+checks: [{{name: c, sql: {}, message: m}}]
+"""
+
+
 @pytest.mark.parametrize(
     ("contract", "says"),
     [
         ("columns: {amount: {type: int64}}", "columns.amount is not among the columns of the data.*mean amounts"),
         ("columns: {amounts: {type: int64}}", "undeclared columns: b"),
         ("columns: {amounts: {type: int64}, b: {type: string, pattern: '('}}", "columns.b.pattern cannot be used"),
-        ("undeclared: keep\ncolumns: {amounts: {type: int64}}\nchecks: [{name: c, sql: nope > 1, message: m}]", "checks.c.sql cannot be used: .*nope"),
-        ("undeclared: keep\ncolumns: {amounts: {type: int64}}\nchecks: [{name: c, sql: 'sum(amounts) > 1', message: m}]", "checks.c.sql cannot be used"),
-        ("undeclared: keep\ncolumns: {amounts: {type: int64}}\nchecks: [{name: c, sql: 'amounts >', message: m}]", "checks.c.sql cannot be used"),
-        ("undeclared: keep\ncolumns: {amounts: {type: int64}}\nchecks: [{name: c, sql: 'b::INT > 1', message: m}]", "check fails on the data|cannot be used"),
+        (CHECKED.format("nope > 1"), "checks.c.sql cannot be used: .*nope"),
+        (CHECKED.format("sum(amounts) > 1"), "checks.c.sql cannot be used"),
+        (CHECKED.format("amounts >"), "checks.c.sql cannot be used"),
+        (CHECKED.format("b::INT > 1"), "checks.c.sql cannot be used"),  # on the first row
+        (CHECKED.format("amounts = 1 OR b::INT > 1"), "a check fails on the data"),  # on a later one
     ],
-)  # fmt: skip
+)
 def test_contracts_that_do_not_fit(judge: Callable[..., Outcome], tmp_path: Path, contract: str, says: str) -> None:
     with pytest.raises(ContractError, match=rf"contract\.yaml: .*({says})"):
-        judge("SELECT 1::BIGINT AS amounts, 'x' AS b", contract)
+        judge("SELECT * FROM (VALUES (1::BIGINT, 'x'), (2, 'y')) AS t(amounts, b)", contract)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["contract.yaml", "raw"]
 
 
@@ -262,8 +277,8 @@ def test_no_row_is_lost_or_judged_twice(
 
 
 def test_the_report_is_bounded_and_escapes(judge: Callable[..., Outcome]) -> None:
-    columns = ", ".join(f"repeat('<b>\"$x$', 5000) || i AS c{n}" for n in range(80))
-    declared = ", ".join(f"c{n}: {{type: string, pattern: '[^9]*'}}" for n in range(80))
+    columns = ", ".join(f"repeat('<b>\"$x$', 5000) || i AS c{n}" for n in range(50))
+    declared = ", ".join(f"c{n}: {{type: string, pattern: '[^9]*'}}" for n in range(50))
     outcome = judge(
         f"SELECT {columns}, [i] AS list, {{'a': i}} AS struct FROM range(100) r(i)",
         f"columns: {{{declared}}}\nmax_reject_share: 1\nundeclared: keep",
@@ -272,11 +287,14 @@ def test_the_report_is_bounded_and_escapes(judge: Callable[..., Outcome]) -> Non
     assert len(outcome.html) < 3_000_000
     assert "<script>" not in outcome.html
     assert "<b>" not in outcome.html
-    assert "20 further columns are not drawn" in outcome.html
+    assert "12 further columns are not drawn" in outcome.html
 
 
 def test_the_report_tells_what_there_is(judge: Callable[..., Outcome]) -> None:
-    query = "SELECT range::DOUBLE AS x, 'k' || range % 3 AS kind, TIMESTAMPTZ '2024-01-01' + range * INTERVAL 1 HOUR AS at FROM range(1000)"
+    query = """
+        SELECT range::DOUBLE AS x, 'k' || range % 3 AS kind, TIMESTAMPTZ '2024-01-01' + range * INTERVAL 1 HOUR AS at
+        FROM range(1000)
+    """
     outcome = judge(
         query,
         "columns: {x: {type: float64, max: 997}, kind: {type: string}, at: {type: timestamp}}\nmax_reject_share: 0.5",
@@ -289,7 +307,7 @@ def test_the_report_tells_what_there_is(judge: Callable[..., Outcome]) -> None:
         "x is above 997",
         "0.200%",
         "Distributions",
-        "Jan 2024",
+        "01 Jan",
         "k0",
     ):
         assert part in outcome.html
@@ -297,8 +315,19 @@ def test_the_report_tells_what_there_is(judge: Callable[..., Outcome]) -> None:
 
 
 def test_extreme_values_can_be_drawn(judge: Callable[..., Outcome]) -> None:
-    query = "SELECT unnest([1e308, -1e308, 0, 1e-300]) AS x, unnest([9223372036854775807, -9223372036854775808, 0, 1]) AS n, 5 AS same, NULL::DOUBLE AS none, DATE '2024-01-01' AS day"
-    contract = "columns: {x: {type: float64}, n: {type: int64}, same: {type: int64}, none: {type: float64, nullable: true}, day: {type: date}}"
+    query = """
+        SELECT unnest([1e308, -1e308, 0, 1e-300]) AS x,
+               unnest([9223372036854775807, -9223372036854775808, 0, 1]) AS n,
+               5 AS same, NULL::DOUBLE AS none, DATE '2024-01-01' AS day
+    """
+    contract = """
+columns:
+  x: {type: float64}
+  n: {type: int64}
+  same: {type: int64}
+  none: {type: float64, nullable: true}
+  day: {type: date}
+"""
     assert judge(query, contract).html.count("<svg") == 4
 
 
@@ -314,7 +343,7 @@ def test_equal_input_gives_equal_output(judge: Callable[..., Outcome], tmp_path:
 MEASURED = """
 import resource, sys
 from fti.validate.logic import validate
-verdict = validate(*sys.argv[1:], memory_limit="256MB")
+verdict = validate(*sys.argv[1:], memory_limit="512MB")
 print(verdict.rejected, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -323,13 +352,14 @@ print(verdict.rejected, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 10
 def test_a_table_larger_than_memory(tmp_path: Path) -> None:
     with duckdb.connect() as connection:
         columns = "i AS id, hash(i)::VARCHAR || repeat(md5(i::VARCHAR), 4) AS text, random() AS number"
-        connection.execute(f"COPY (SELECT {columns} FROM range(4000000) r(i)) TO '{tmp_path}/raw' (FORMAT parquet)")
+        connection.execute(f"COPY (SELECT {columns} FROM range(8000000) r(i)) TO '{tmp_path}/raw' (FORMAT parquet)")
     (tmp_path / "c.yaml").write_text(
-        "columns: {id: {type: int64, unique: true}, text: {type: string}, number: {type: float64, max: 0.999}}\nmax_reject_share: 0.01"
+        "columns: {id: {type: int64, unique: true}, text: {type: string}, number: {type: float64, max: 0.999}}\n"
+        "max_reject_share: 0.01"
     )
     names = [str(tmp_path / name) for name in ("raw", "c.yaml", "valid", "rejected", "report")]
     done = subprocess.run([sys.executable, "-c", MEASURED, *names], check=True, capture_output=True, text=True)
     rejected, peak = map(int, done.stdout.split())
     print(f"{peak} MB of memory; {resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime:.0f} s")
-    assert 3000 < rejected < 5000
-    assert peak < 700
+    assert 7000 < rejected < 9000
+    assert peak < 800
