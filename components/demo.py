@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from fti.common.errors import ServingError
+from fti.common.errors import BusyError, ServingError
 from fti.common.files import atomic_file
 from fti.common.inference_service import read_service
 from fti.common.settings import Settings
@@ -16,6 +16,7 @@ from fti.common.tables import read_spec
 from fti.local_run import Run, run_pipeline
 from fti.local_step import OnStep
 from fti.pipelines import pipeline_named, reference
+from fti.serve.status import read_state
 
 CANARY_PERCENT = 20
 DEFAULT_PORT = 8080
@@ -38,8 +39,11 @@ def run_demo(settings: Settings, requests: int, say: Say, progress: Progress) ->
         The figures, also left in `<home>/demo.json`.
 
     Raises:
+        BusyError: `fti serve` runs in the same home.
         FtiError: A step failed, or the challenger was not blessed.
     """
+    if read_state(settings):
+        raise BusyError("`fti serve` runs in this home", remedy="Stop it first: the demo serves on its own")
     started = time.monotonic()
 
     say("1/4  The whole loop: ingest → validate → featurize → materialize → retrieve → train → evaluate → push")

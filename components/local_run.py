@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from fti.common.errors import BusyError, FtiError
+from fti.common.errors import BusyError, ConfigError, FtiError, StorageError
 from fti.common.files import atomic_file
+from fti.common.masking import masked
 from fti.common.settings import Settings
-from fti.local_step import OnStep, Step, observed_steps
+from fti.local_step import OnStep, Step, Steps
 
 
 class StepFailedError(FtiError):
@@ -72,7 +73,7 @@ def run_pipeline(
     """
     from kfp import local
 
-    with _only_run(settings), _environment(settings):
+    with _storage_errors(settings), _only_run(settings), _environment(settings):
         run = _new_run(pipeline.name, settings)  # type: ignore[attr-defined]
         local.init(
             local.SubprocessRunner(use_venv=False),
@@ -80,22 +81,41 @@ def run_pipeline(
             workspace_root=str(run.folder / "workspace"),  # KFP deletes this folder at the end of every run
         )
         started = time.monotonic()
-        with (run.folder / "log.txt").open("w", encoding="utf-8") as log:
 
-            def follow(step: Step) -> None:
-                run.steps += [step] if step.seconds is not None else []
-                on_step(step)
+        def follow(step: Step) -> None:
+            run.steps += [step] if step.seconds is not None else []
+            on_step(step)
 
-            with observed_steps(log, follow), contextlib.redirect_stdout(log), _quiet():
-                try:
-                    result = pipeline(**arguments)
-                except RuntimeError as error:
-                    raise _explained(run) from error
-        run.seconds = time.monotonic() - started
-        run.outputs = _plain(result.outputs)
-        run.reports = _link_reports(run.folder)
-        _write_summary(run, pipeline.name, arguments)  # type: ignore[attr-defined]
+        try:
+            with (run.folder / "log.txt").open("w", encoding="utf-8") as log:
+                run.outputs = _execute(pipeline, arguments, run, Steps(log, follow), log)
+        finally:
+            run.seconds = time.monotonic() - started
+            run.reports = _link_reports(run.folder)
+            _write_summary(run, pipeline.name, arguments)  # type: ignore[attr-defined]
         return run
+
+
+def _execute(
+    pipeline: Callable[..., Any], arguments: Mapping[str, Any], run: Run, steps: Steps, log: TextIO
+) -> dict[str, Any]:
+    with steps.observed(), contextlib.redirect_stdout(log), _quiet():
+        try:
+            outputs = pipeline(**arguments).outputs
+        except Exception as error:  # KFP raises whatever it meets: RuntimeError, TypeError, its own
+            raise _explained(run, error) from error
+    return {name: getattr(value, "path", value) for name, value in outputs.items()}
+
+
+@contextlib.contextmanager
+def _storage_errors(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or settings.home} could not be used: {error.strerror or error}",
+            allowed=f"a folder that can be written, with free space; FTI_HOME is {settings.home}",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -128,12 +148,10 @@ def _environment(settings: Settings) -> Iterator[None]:
             os.environ["FTI_HOME"] = before
 
 
-def _new_run(name: str, settings: Settings) -> Run:
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    run = Run(
-        id=f"{name.removeprefix('fti-')}-{stamp}",
-        folder=settings.home / "runs" / f"{name.removeprefix('fti-')}-{stamp}",
-    )
+def _new_run(pipeline: str, settings: Settings) -> Run:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    name = f"{pipeline.removeprefix('fti-')}-{stamp}"
+    run = Run(id=name, folder=settings.home / "runs" / name)
     run.folder.mkdir(parents=True)
     return run
 
@@ -147,17 +165,20 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _explained(run: Run) -> StepFailedError:
+def _explained(run: Run, error: Exception) -> FtiError:
     """The failed step's own error where it is one of ours; else where to look."""
-    failed = next((step for step in run.steps if step.failed), Step("a step"))
-    return StepFailedError(
-        f"{failed.name}: {failed.error}" if failed.error else f"{failed.name} failed in a way that it did not foresee",
-        remedy=f"The whole log: {run.folder / 'log.txt'}",
+    where = [f"The whole log: {run.folder / 'log.txt'}"]
+    failed = next((step for step in run.steps if step.failed), None)
+    if failed is None:
+        reason = masked(" ".join(str(error).split()))[:500]
+        return ConfigError(f"the pipeline could not be run: {reason}", remedy="Check its parameters: fti run … --help")
+    task = failed.name.split()[0].replace("_", "-")  # as KFP names its folder
+    if any(run.folder.glob(f"steps/**/{task}/report")):
+        where.insert(0, f"Its report: {run.folder / 'reports'}")
+    said = (
+        f"{failed.name}: {failed.error}" if failed.error else f"{failed.name} failed in a way that it did not foresee"
     )
-
-
-def _plain(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: getattr(value, "path", value) for name, value in outputs.items()}
+    return StepFailedError(said, remedy=". ".join(where))
 
 
 def _link_reports(folder: Path) -> list[Path]:
@@ -174,7 +195,7 @@ def _link_reports(folder: Path) -> list[Path]:
 def _write_summary(run: Run, pipeline: str, arguments: Mapping[str, Any]) -> None:
     summary = {
         "pipeline": pipeline,
-        "arguments": dict(arguments),
+        "arguments": json.loads(masked(json.dumps(dict(arguments), default=str))),
         "seconds": round(run.seconds, 2),
         "steps": [asdict(step) for step in run.steps],
         "outputs": run.outputs,

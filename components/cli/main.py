@@ -42,6 +42,11 @@ def main() -> None:
     except FtiError as error:
         click.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(1)
+    except OSError as error:
+        click.secho(
+            f"Error: {error.filename or 'a file'} could not be used: {error.strerror or error}.", fg="red", err=True
+        )
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)

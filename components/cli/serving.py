@@ -53,7 +53,7 @@ def predict_command(service: str, rows: Any, variant: str | None) -> None:
 def _parsed(rows: Any) -> list[dict[str, Any]]:
     try:
         parsed = json.load(rows)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ConfigError(
             f"{Path(rows.name).name} is not JSON: {error}", allowed='[{"column": value, …}, …]'
         ) from error
@@ -86,7 +86,10 @@ def _described(state: dict[str, Any]) -> str:
         lines.append(f"{name}  {service.get('error') or actual['url']}".rstrip())
         for variant, desired in service["desired"].items():
             live = actual["revisions"].get(variant, {})
-            same = live.get("revision") == desired["revision"] and live.get("ready")
+            same = {key: live.get(key) for key in desired} == desired and live.get("ready")
             state_now = "ready" if same else "not yet served" if state["pid"] else "pushed"
             lines.append(f"  {variant:<7} {desired['percent']:>3} %  {desired['revision']}  {state_now}")
+        if state["pid"] and not service["in_sync"]:
+            served = (f"{variant} {of['percent']} % {of['revision']}" for variant, of in actual["revisions"].items())
+            lines.append(f"  still served: {', '.join(served) or 'nothing'}; restart `fti serve` to take this over")
     return "\n".join(lines)

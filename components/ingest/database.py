@@ -51,6 +51,12 @@ class Database:
         if not separator or scheme in SCHEMES:
             return None
         url = _parsed(source, f"{scheme}://…")
+        if url.password and not _VARIABLE.search(str(url.password)):
+            raise ConfigError(
+                f"the URL of the {scheme} database holds a password, which every log of the pipeline would show",
+                allowed="${NAME} in its place, filled from the environment of the step",
+                remedy="Put the password into an environment variable, on a cluster from a secret",
+            )
         return cls(
             url.set(
                 username=_filled(url.username, environ),

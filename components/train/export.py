@@ -41,7 +41,15 @@ def to_onnx(model: Any, signature: Signature) -> bytes:
             allowed="what skl2onnx converts; columns chosen by position, numeric ones first",
         ) from error
     named = _with_output(graph, "value" if regression else "probability")
+    _in_order(named.opset_import)
     return bytes(named.SerializeToString(deterministic=True))
+
+
+def _in_order(opsets: Any) -> None:
+    """skl2onnx lists the operator sets in the random order of a Python set."""
+    listed = sorted(opsets, key=lambda opset: opset.domain)
+    del opsets[:]
+    opsets.extend(listed)
 
 
 def to_skops(model: Any) -> bytes:

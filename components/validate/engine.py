@@ -156,7 +156,7 @@ class Engine:
         import duckdb
 
         try:
-            self.connection.execute(f"SELECT count(*) FROM (FROM {TYPED} LIMIT 1) WHERE {rule.broken}")
+            self.connection.execute(f"SELECT 1 FROM (FROM {TYPED} LIMIT 0) WHERE {rule.broken}")
         except duckdb.Error as error:
             raise ContractError(
                 f"{self.contract.uri}: {where} cannot be used: {str(error).splitlines()[0]}",

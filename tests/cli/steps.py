@@ -27,6 +27,23 @@ def refuse(text: str) -> str:
 
 
 @step
+def report_and_refuse(report: dsl.Output[dsl.HTML]):
+    """Writes a report, and fails."""
+    from pathlib import Path
+
+    from fti.common.errors import RejectedDataError
+
+    Path(report.path).write_text("<p>why</p>")
+    raise RejectedDataError("no good")
+
+
+@dsl.pipeline(name="fti-reporting")
+def reporting():
+    """Reports and refuses."""
+    report_and_refuse()
+
+
+@step
 def crash() -> str:
     """Fails with an error that nobody foresaw."""
     return str(1 / 0)
@@ -35,10 +52,13 @@ def crash() -> str:
 @step
 def wait_for(path: str) -> str:
     """Waits until a file is there."""
+    import os
     import time
     from pathlib import Path
 
-    Path(path + ".started").touch()
+    scratch = Path(path + ".scratch")
+    scratch.write_text(str(os.getpid()))
+    scratch.rename(path + ".started")
     while not Path(path).exists():
         time.sleep(0.02)
     return path

@@ -2,17 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fti.common.errors import BusyError
+from fti.common.errors import BusyError, ConfigError, StorageError
 from fti.common.settings import Settings
 from fti.local_run import StepFailedError, run_pipeline
 from fti.local_step import Step
+from fti.pipelines import pipeline_named
 from tests.cli import steps
 
 
@@ -69,23 +72,78 @@ def test_after_a_failure_the_next_run_works(settings: Settings) -> None:
     assert run_pipeline(steps.shouting, {}, settings).outputs == {"Output": "HELLO"}
 
 
-def test_a_second_run_at_the_same_time_is_refused(settings: Settings, tmp_path: Path) -> None:
+@pytest.fixture
+def waiting(settings: Settings, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A run in another process, in the middle of a step that waits for a file."""
     gate = tmp_path / "gate"
     code = (
         "import sys; from fti.local_run import run_pipeline; from fti.common.settings import Settings;"
         "from tests.cli import steps; run_pipeline(steps.waiting, {'path': sys.argv[1]}, Settings.from_env())"
     )
-    first = subprocess.Popen([sys.executable, "-c", code, str(gate)], cwd=Path(__file__).parents[2])
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", code, str(gate)], cwd=root, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
         while not Path(f"{gate}.started").exists():
-            assert first.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
-        with pytest.raises(BusyError, match="FTI_HOME"):
-            run_pipeline(steps.shouting, {}, settings)
-        gate.touch()
-        assert first.wait(60) == 0
+        yield process, gate
     finally:
-        first.kill()
-        first.wait()
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_run_at_the_same_time_is_refused(
+    waiting: tuple[subprocess.Popen[str], Path], settings: Settings
+) -> None:
+    first, gate = waiting
+    with pytest.raises(BusyError, match="FTI_HOME"):
+        run_pipeline(steps.shouting, {}, settings)
+    gate.touch()
+    assert first.wait(60) == 0
     assert run_pipeline(steps.shouting, {}, settings).outputs == {"Output": "HELLO"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_leaves_no_step_behind(
+    waiting: tuple[subprocess.Popen[str], Path], number: signal.Signals
+) -> None:
+    process, gate = waiting
+    step = int(Path(f"{gate}.started").read_text())
+    process.send_signal(number)
+    assert process.wait(20) != 0
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{step}").exists():
+        assert time.monotonic() < deadline, "the step outlived its run"
+        time.sleep(0.02)
+
+
+def test_secrets_in_urls_stay_out_of_the_log_and_the_summary(settings: Settings) -> None:
+    source = "http://user:S3CRET@127.0.0.1:9/data.csv?X-Signature=S3CRET"
+    with pytest.raises(StepFailedError, match="cannot be read") as caught:
+        run_pipeline(
+            pipeline_named("features"), {"tables": [{"table": "t", "source": source, "contract": "c"}]}, settings
+        )
+    assert "S3CRET" not in str(caught.value)
+    kept = [path for path in settings.home.rglob("*") if path.is_file()]
+    assert {"log.txt", "run.json"} <= {path.name for path in kept}
+    assert [path for path in kept if b"S3CRET" in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize("arguments", [{"nope": 1}, {"text": ["not", "text"]}])
+def test_wrong_arguments_are_explained(settings: Settings, arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="the pipeline could not be run"):
+        run_pipeline(steps.shouting, arguments, settings)
+
+
+def test_a_home_that_is_no_folder_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="FTI_HOME is"):
+        run_pipeline(steps.shouting, {}, Settings.from_env({"FTI_HOME": str(tmp_path / "file")}))
+
+
+def test_a_failed_step_leads_to_its_report(settings: Settings) -> None:
+    with pytest.raises(StepFailedError, match=r"Its report: .*reports") as caught:
+        run_pipeline(steps.reporting, {}, settings)
+    folder = str(caught.value).split("Its report: ")[1].split(". The whole log")[0]
+    assert [page.read_text() for page in Path(folder).iterdir()] == ["<p>why</p>"]

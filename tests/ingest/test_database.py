@@ -67,8 +67,9 @@ def test_bad_queries(shop: str, tmp_path: Path, query: str, error: type[FtiError
     [
         ("sqlite:///none.db", StorageError, "none.db does not exist"),
         ("sqlite://", StorageError, "in memory"),
-        ("postgresql+psycopg://me:s3cret@127.0.0.1:1/db?options=s3cret", SourceError, r"me:\*\*\*@.*refused"),
-        ("nosuch+driver://me:s3cret@host/db", ConfigError, r"no driver for nosuch\+driver"),
+        ("postgresql+psycopg://me:${PW}@127.0.0.1:1/db?options=s3cret", SourceError, r"me:\*\*\*@.*refused"),
+        ("postgresql+psycopg://me:s3cret@127.0.0.1:1/db", ConfigError, r"holds a password.*Allowed: \$\{NAME}"),
+        ("nosuch+driver://me:${PW}@host/db", ConfigError, r"no driver for nosuch\+driver"),
         ("postgresql+psycopg://me:s3cret@host:port/db", ConfigError, "is not the URL of a database"),
         ("postgresql+psycopg://me:${NOT_SET}@host/db", ConfigError, r"\$\{NOT_SET}, which is not set"),
         ("${NOT_SET}", ConfigError, r"\$\{NOT_SET}, which is not set"),
@@ -76,7 +77,7 @@ def test_bad_queries(shop: str, tmp_path: Path, query: str, error: type[FtiError
 )
 def test_bad_urls(tmp_path: Path, url: str, error: type[FtiError], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
-        ingest(url, "t", tmp_path / "raw", query="SELECT 1", environ={})
+        ingest(url, "t", tmp_path / "raw", query="SELECT 1", environ={"PW": "s3cret"})
     assert "s3cret" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 

@@ -105,7 +105,7 @@ def test_mistakes(text: str, says: str) -> None:
 
 
 def test_a_missing_file(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="none.yaml"):
+    with pytest.raises(StorageError, match=r"none\.yaml"):
         read_contract(str(tmp_path / "none.yaml"), settings)
 
 

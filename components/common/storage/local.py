@@ -46,4 +46,7 @@ def publish_dir(folder: Path, target: Path) -> None:
     if target.is_dir() and digest_of(target) == digest_of(folder):
         return
     with atomic_dir(target) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            copied = scratch / file.relative_to(folder)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copied)

@@ -1,5 +1,6 @@
 """Files on the web, read-only."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ def exists(url: str) -> bool:
 def _answer(url: str, missing_is_error: bool = True) -> "Iterator[httpx.Response]":
     import httpx
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses, signatures and all
     timeout = httpx.Timeout(60, connect=10)
     as_it_lies = {"Accept-Encoding": "identity"}  # so that a .gz stays one
     with httpx.stream("GET", url, follow_redirects=True, timeout=timeout, headers=as_it_lies) as answer:
@@ -51,8 +53,8 @@ def _errors(url: str) -> Iterator[None]:
         raise StorageError(
             f"{shown(url)} answers {status} {error.response.reason_phrase}",
             remedy="Check the address" if status in _NOT_FOUND else "Check the address and the rights it needs",
-        ) from error
+        ) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StorageError(
             f"{shown(url)} cannot be read: {type(error).__name__}", remedy="Check the address and the network"
-        ) from error
+        ) from None
