@@ -4,11 +4,13 @@ import os
 import re
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from fti.common.errors import ConfigError, FeatureStoreError
+from fti.common.errors import ConfigError, FeatureStoreError, FtiError
 from fti.common.settings import Settings
 from fti.common.storage import local_copy
 
@@ -52,23 +54,56 @@ def _open(repo: Path, settings: Settings) -> "FeatureStore":
     from feast.repo_config import load_repo_config
 
     try:
-        return FeatureStore(config=load_repo_config(repo, profile))
+        config = load_repo_config(repo, profile)
+        config.registry_config = _with_url(config.registry_config, settings.home)
+        return FeatureStore(config=config)
     except Exception as error:
         raise FeatureStoreError(f"Feast refuses {profile}: {error}", remedy="Correct the profile") from error
+
+
+@contextmanager
+def registry_errors(store: "FeatureStore") -> Iterator[None]:
+    """Turns whatever a registry that cannot be reached raises into one error, without its password.
+
+    Feast opens the registry when it is first used, and reads it again when its cache has expired.
+
+    Raises:
+        FeatureStoreError: The registry is damaged, down, or refuses the account.
+    """
+    from feast.errors import FeastError
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except (FtiError, FeastError):
+        raise
+    except Exception as error:
+        # Only a driver is known to say nothing of the URL; and a chained error would be shown too.
+        why = reason(error.orig) if isinstance(error, DBAPIError) and error.orig else type(error).__name__
+        raise FeatureStoreError(
+            f"the registry of the feature store {store.project!r} cannot be reached: {why}",
+            remedy="Start the database, or correct registry in feature_store.yaml; a damaged file has to be removed",
+        ) from None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message: Polars adds the plan of its query, SQLAlchemy the statement."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def service_of(store: "FeatureStore", name: str) -> "FeatureService":
     """A feature service, read from the registry once for each open store.
 
     Raises:
-        FeatureStoreError: There is none of that name.
+        FeatureStoreError: There is none of that name, or the registry cannot be reached.
     """
     from feast.errors import FeatureServiceNotFoundException
 
     known = _services.setdefault(store, {})
     if name not in known:
         try:
-            known[name] = store.get_feature_service(name)
+            with registry_errors(store):
+                known[name] = store.get_feature_service(name)
         except FeatureServiceNotFoundException:
             names = sorted(service.name for service in store.list_feature_services())
             raise FeatureStoreError(
@@ -101,10 +136,21 @@ def online_features(
         found = store.get_online_features(features=service, entity_rows=entities, full_feature_names=True).to_dict()
     except Exception as error:
         raise FeatureStoreError(
-            f"the features of {feature_service!r} could not be read: {error}",
+            f"the features of {feature_service!r} could not be read: {reason(error)}",
             remedy="Send every join key, and run materialize first",
         ) from error
     return {name: values for name, values in found.items() if name not in entities}
+
+
+def _with_url(registry: Any, home: Path) -> Any:
+    """The registry's settings, with a home that its URL was given as a plain path (`%20`, `?`) escaped."""
+    from sqlalchemy import URL
+
+    plain = f"sqlite:///{home}/"
+    if not isinstance(registry, dict) or not str(registry.get("path")).startswith(plain):
+        return registry
+    escaped = URL.create("sqlite", database=f"{home}/").render_as_string()
+    return {**registry, "path": escaped + registry["path"].removeprefix(plain)}
 
 
 def _require_variables(profile: Path) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,28 +11,34 @@ from typing import TYPE_CHECKING, Any
 from fti.common.errors import FeatureStoreError
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, FeatureView
 
 logger = logging.getLogger(__name__)
 
 
-def apply(store: "FeatureStore", feature_repo: Path) -> dict[str, int]:
+def apply(store: "FeatureStore", defined: list[Any], feature_repo: Path) -> dict[str, int]:
     """Makes the registry hold exactly what the repository's Python files define, like `feast apply`.
 
     What has not changed keeps its history of materialization.
+
+    Args:
+        store: An open store.
+        defined: What `load_definitions` found.
+        feature_repo: For messages.
 
     Returns:
         How many entities, feature views and feature services there are.
 
     Raises:
-        FeatureStoreError: A definition cannot be loaded, or Feast refuses it.
+        FeatureStoreError: Feast refuses a definition.
     """
-    defined = _load(feature_repo.absolute())
+    from fti.common.feature_store import reason
+
     try:
         store.apply(defined, objects_to_delete=_obsolete(store, defined), partial=False)
     except Exception as error:
         raise FeatureStoreError(
-            f"Feast refuses the definitions of {feature_repo}: {error}", remedy="Correct them, then run again"
+            f"Feast refuses the definitions of {feature_repo}: {reason(error)}", remedy="Correct them, then run again"
         ) from error
     store.refresh_registry()
     return {
@@ -42,10 +48,16 @@ def apply(store: "FeatureStore", feature_repo: Path) -> dict[str, int]:
     }
 
 
-def _load(repo: Path) -> list[Any]:
+def load_definitions(feature_repo: Path) -> list[Any]:
+    """The Feast objects that a repository's Python files define.
+
+    Raises:
+        FeatureStoreError: A file cannot be loaded, or there is no definition at all.
+    """
     from feast import Entity, FeatureService, OnDemandFeatureView
     from feast.base_feature_view import BaseFeatureView
 
+    repo = feature_repo.absolute()
     kinds = (Entity, FeatureService, BaseFeatureView, OnDemandFeatureView)
     found: dict[tuple[str, str], Any] = {}
     with _importable(repo) as modules:
@@ -63,6 +75,45 @@ def _load(repo: Path) -> list[Any]:
     if not found:
         raise FeatureStoreError(f"{repo} defines no feature view", allowed="Python files with Feast definitions")
     return list(found.values())
+
+
+def check_columns(defined: list[Any], columns: Mapping[str, Sequence[str]], offline_uri: str) -> None:
+    """Checks that tables hold what the feature views on them need.
+
+    Args:
+        defined: What `load_definitions` found.
+        columns: Table of the offline store -> its columns. Views on other sources are left alone.
+        offline_uri: Where the offline store is.
+
+    Raises:
+        FeatureStoreError: A table lacks a feature, a join key or a time of a view.
+    """
+    from feast import FeatureView, FileSource
+
+    table_at = {f"{offline_uri}/{table}": table for table in columns}
+    join_keys = {entity.name: entity.join_key for entity in _of_kind(defined, "Entity")}
+    for view in defined:
+        source = view.batch_source if isinstance(view, FeatureView) else None
+        table = table_at.get(str(source.path).rstrip("/")) if isinstance(source, FileSource) else None
+        if table is None:
+            continue
+        for field, column in _needed(view, join_keys).items():
+            if column not in columns[table]:
+                raise FeatureStoreError(
+                    f"the feature view {view.name!r} needs {field!r}, which the table {table!r} lacks",
+                    allowed=f"the table's columns {', '.join(columns[table])}",
+                    remedy=f"Add it to {table}.sql, or take it out of the view",
+                )
+
+
+def _needed(view: "FeatureView", join_keys: Mapping[str, str]) -> dict[str, str]:
+    """Field of a view -> column of its source."""
+    source = view.batch_source
+    column_of = {field: column for column, field in source.field_mapping.items()}
+    keys = [join_keys[name] for name in view.entities if name in join_keys]
+    times = [source.timestamp_field, source.created_timestamp_column]
+    fields = [*keys, *(field.name for field in view.features), *(time for time in times if time)]
+    return {field: column_of.get(field, field) for field in fields}
 
 
 @contextmanager

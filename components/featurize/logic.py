@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +40,8 @@ def featurize(
 ) -> list[FeatureTable]:
     """Runs every `sql/*.sql` of a feature repository and registers its Feast definitions.
 
-    All transforms succeed before the first table is published, and each table is replaced whole. Running it again
+    All transforms succeed, and their tables fit the definitions, before the first table is published; each is
+    replaced whole. Running it again
     on the same tables gives the same bytes. Files whose names start with an underscore are helpers for the others.
 
     Args:
@@ -53,10 +54,11 @@ def featurize(
         ConfigError: There is no repository, no transform or no table.
         TransformError: SQL fails (names file and line), gives no row, or rows without `event_timestamp`.
         StorageError: A table cannot be written.
-        FeatureStoreError: Feast refuses the definitions.
+        FeatureStoreError: The registry cannot be reached, a table lacks what a feature view needs, or Feast refuses
+            the definitions.
     """
-    from fti.common.feature_store import open_store
-    from fti.featurize.definitions import apply
+    from fti.common.feature_store import open_store, registry_errors
+    from fti.featurize.definitions import apply, check_columns, load_definitions
 
     if not tables:
         raise ConfigError("no table was passed to featurize", allowed="at least one output of validate")
@@ -65,9 +67,14 @@ def featurize(
     scratch = TemporaryDirectory(prefix=".featurize-", dir=settings.home)
     with local_copy(feature_repo, settings) as repo, scratch as folder:
         store = open_store(str(repo), settings)
+        defined = load_definitions(repo)
+        with registry_errors(store):
+            store.refresh_registry()
         built = build_tables(tables, repo / "sql", Path(folder))
+        columns = {name: _columns(table) for name, (table, _) in built.items()}
+        check_columns(defined, columns, settings.offline_uri)
         published = [_publish(name, table, counts, settings) for name, (table, counts) in built.items()]
-        registered = apply(store, repo)
+        registered = apply(store, defined, repo)
     with atomic_file(output) as target:
         target.write_text(json.dumps({"tables": [asdict(table) for table in published], "registered": registered}))
     return published
@@ -102,6 +109,13 @@ def build_tables(tables: Mapping[str, str | Path], sql: Path, folder: Path) -> d
             logger.info("%s: %s rows in %s partitions", file.stem, f"{counts[0]:,}", counts[1])
             built[file.stem] = (target, counts)
     return built
+
+
+def _columns(table: Path) -> Sequence[str]:
+    """A table's columns, `event_date` of its folders' names among them."""
+    import pyarrow.parquet as pq
+
+    return [*pq.read_schema(next(table.glob("*/*.parquet"))).names, "event_date"]
 
 
 def _publish(name: str, folder: Path, counts: tuple[int, int], settings: Settings) -> FeatureTable:

@@ -64,13 +64,36 @@ def _run(connection: "duckdb.DuckDBPyConnection", file: Path, before: str, after
     """Runs a file's SQL between one line before it and whatever comes after."""
     import duckdb
 
-    sql = file.read_text(encoding="utf-8").rstrip().rstrip(";")
+    sql = _statement(connection, file).rstrip().rstrip(";")
     try:
         return connection.execute(f"{before}{sql}{after}")
     except duckdb.OutOfMemoryException as error:
         raise TransformError(f"{file} needs more memory than allowed", remedy="Split it, or use a helper") from error
     except duckdb.Error as error:
-        text = str(error)
-        line = _LINE.search(text)
-        where = f"{file}:{max(1, int(line[1]) - 1)}" if line else str(file)
-        raise TransformError(f"{where}: {text.splitlines()[0]}", remedy="Correct the SQL") from error
+        raise _at_line(file, error, lines_before=1) from error
+
+
+def _statement(connection: "duckdb.DuckDBPyConnection", file: Path) -> str:
+    """A file's SQL, once it is known to be one statement by itself: what stands around it cannot change that."""
+    import duckdb
+
+    try:
+        sql = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TransformError(f"{file} is not UTF-8: byte {error.start} is wrong", remedy="Save it as UTF-8") from error
+    try:
+        statements = connection.extract_statements(sql)
+    except duckdb.Error as error:
+        raise _at_line(file, error, lines_before=0) from error
+    # DuckDB itself makes two statements, without text, of a PIVOT.
+    if not statements or (len(statements) > 1 and any(statement.query for statement in statements)):
+        raise TransformError(
+            f"{file} holds {len(statements)} statements", allowed="one SELECT", remedy="Put helpers into _<name>.sql"
+        )
+    return sql
+
+
+def _at_line(file: Path, error: Exception, *, lines_before: int) -> TransformError:
+    line = _LINE.search(str(error))
+    where = f"{file}:{max(1, int(line[1]) - lines_before)}" if line else str(file)
+    return TransformError(f"{where}: {str(error).splitlines()[0]}", remedy="Correct the SQL")

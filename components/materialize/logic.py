@@ -51,14 +51,16 @@ def materialize(feature_repo: str, end: str, settings: Settings) -> list[Materia
 
     Raises:
         ConfigError: `end` is no instant, or nothing is registered.
-        FeatureStoreError: A table cannot be read or the online store written; what was done before stays done.
+        FeatureStoreError: The registry cannot be reached, a table cannot be read or the online store written; what
+            was done before stays done.
         BusyError: Another materialization is at work.
     """
-    from fti.common.feature_store import open_store
+    from fti.common.feature_store import open_store, registry_errors
 
     until = _instant(end) if end else None
     store = open_store(feature_repo, settings)
-    views = sorted((view for view in store.list_feature_views() if view.online), key=lambda view: str(view.name))
+    with registry_errors(store):
+        views = sorted((view for view in store.list_feature_views() if view.online), key=lambda view: str(view.name))
     if not views:
         raise ConfigError(
             "no feature view is registered", allowed="at least one, with online=True", remedy="Run featurize first"
@@ -70,6 +72,8 @@ def materialize(feature_repo: str, end: str, settings: Settings) -> list[Materia
 
 
 def _materialize(store: "FeatureStore", view: "FeatureView", earliest: datetime, end: datetime) -> Materialized:
+    from fti.common.feature_store import reason
+
     started = time.monotonic()
     start = view.most_recent_end_time or earliest
     keys = _pull(store, view, start, end, latest=True).num_rows if start < end else 0
@@ -79,7 +83,7 @@ def _materialize(store: "FeatureStore", view: "FeatureView", earliest: datetime,
                 store.materialize(start_date=start, end_date=end, feature_views=[view.name])
         except Exception as error:
             raise FeatureStoreError(
-                f"the feature view {view.name!r} could not be materialized: {error}",
+                f"the feature view {view.name!r} could not be materialized: {reason(error)}",
                 remedy="Mend the cause and run it again: it goes on where it stopped",
             ) from error
     seconds = time.monotonic() - started
@@ -108,6 +112,8 @@ def _pull(
     """Reads times of a view's table: of each key's latest row, or of all rows."""
     from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 
+    from fti.common.feature_store import reason
+
     offline = get_offline_store_from_config(store.config.offline_store)
     source = view.batch_source
     column_of = {feature: column for column, feature in source.field_mapping.items()}
@@ -129,7 +135,8 @@ def _pull(
         raise
     except Exception as error:
         raise FeatureStoreError(
-            f"the table of the feature view {view.name!r} cannot be read: {error}", remedy="Run featurize first"
+            f"the table of the feature view {view.name!r} cannot be read: {reason(error)}",
+            remedy="Run featurize first",
         ) from error
 
 

@@ -1,8 +1,11 @@
 """Reading entity rows, and telling those that can be learnt from from those that cannot."""
 
+import glob
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fti.common.errors import ConfigError, FeatureStoreError
+from fti.common.feature_store import reason
 from fti.common.settings import Settings
 from fti.common.storage import exists, local_copy
 
@@ -42,18 +45,24 @@ def read_entities(entities: str, columns: list[str], optional: list[str], settin
         )
     with local_copy(uri, settings) as path:
         try:
-            frame = pl.scan_parquet(path / "**" / "*.parquet" if path.is_dir() else path, hive_partitioning=False)
+            escaped = Path(glob.escape(str(path)))
+            frame = pl.scan_parquet(escaped / "**/*.parquet" if path.is_dir() else escaped, hive_partitioning=False)
             schema = frame.collect_schema()
             wanted = [*columns, *(name for name in optional if name in schema and name not in columns)]
             _require(entities, wanted, schema.names())
             rows = frame.select(wanted).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise FeatureStoreError(f"the entity table {entities!r} is not readable: {error}") from error
+            raise FeatureStoreError(f"the entity table {entities!r} is not readable: {reason(error)}") from error
     if rows.is_empty():
         raise FeatureStoreError(f"the entity table {entities!r} has no row", remedy="Check what fills it")
     if not isinstance(rows.schema[TIME], pl.Datetime | pl.Date | pl.String):
         raise FeatureStoreError(f"{TIME} of {entities!r} is {rows.schema[TIME]}", allowed="a time, in UTC")
-    return rows.with_columns(utc(pl.col(TIME), rows.schema[TIME])).sort(TIME, maintain_order=True)
+    try:
+        return rows.with_columns(utc(pl.col(TIME), rows.schema[TIME])).sort(TIME, maintain_order=True)
+    except pl.exceptions.PolarsError as error:
+        raise FeatureStoreError(
+            f"{TIME} of {entities!r} holds what is no time: {reason(error)}", allowed="ISO 8601, in UTC"
+        ) from error
 
 
 def reject(rows: "pl.DataFrame", label: str) -> "tuple[pl.DataFrame, pl.DataFrame]":

@@ -101,6 +101,8 @@ def look_up(store: "FeatureStore", service: "FeatureService", rows: "pl.DataFram
     """
     import polars as pl
 
+    from fti.common.feature_store import reason
+
     try:
         job = store.get_historical_features(entity_df=rows.to_pandas(), features=service, full_feature_names=True)
         found = pl.DataFrame(pl.from_arrow(job.to_arrow()))
@@ -108,7 +110,7 @@ def look_up(store: "FeatureStore", service: "FeatureService", rows: "pl.DataFram
         raise
     except Exception as error:
         raise FeatureStoreError(
-            f"Feast cannot join the features of {service.name!r}: {error}", remedy="Run featurize first"
+            f"Feast cannot join the features of {service.name!r}: {reason(error)}", remedy="Run featurize first"
         ) from error
     return found.drop(rows.columns)
 

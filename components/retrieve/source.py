@@ -1,5 +1,6 @@
 """Reading Feast's file sources lazily: a Parquet file, or a folder of them, local or on S3."""
 
+import glob
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +10,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
 from fti.common.errors import FeatureStoreError
+from fti.common.feature_store import reason
 
 
 def scan(source: DataSource, config: RepoConfig) -> pl.LazyFrame:
@@ -28,9 +30,10 @@ def scan(source: DataSource, config: RepoConfig) -> pl.LazyFrame:
     options = {"aws_endpoint_url": source.s3_endpoint_override} if source.s3_endpoint_override else {}
     if source.s3_endpoint_override and source.s3_endpoint_override.startswith("http://"):
         options["aws_allow_http"] = "true"
+    path = uri if "://" in uri else glob.escape(uri)
     try:
         frame = pl.scan_parquet(
-            f"{uri}/**/*.parquet" if folder else uri,
+            f"{path}/**/*.parquet" if folder else path,
             hive_partitioning=folder,
             try_parse_hive_dates=True,
             storage_options=options if "://" in uri else None,
@@ -38,8 +41,7 @@ def scan(source: DataSource, config: RepoConfig) -> pl.LazyFrame:
         )
         frame.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FeatureStoreError(
-            f"the feature table {source.name!r} cannot be read at {uri}: {reason}", remedy="Run featurize first"
+            f"the feature table {source.name!r} cannot be read at {uri}: {reason(error)}", remedy="Run featurize first"
         ) from error
     return frame

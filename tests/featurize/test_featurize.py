@@ -12,7 +12,7 @@ from fti.common.feature_store import open_store
 from fti.common.files import digest_of
 from fti.common.settings import Settings
 from fti.featurize.logic import featurize
-from tests.featurize.shop import write_shop
+from tests.featurize.shop import DEFINITIONS, write_shop
 
 SIMPLE = "SELECT customer, bought AS event_timestamp, amount AS total, 1 AS orders"
 
@@ -77,7 +77,10 @@ def test_helpers_run_first_and_are_not_published(shop: tuple[Path, Path], settin
         ("SELECT 'today' AS event_timestamp FROM orders", "event_timestamp as VARCHAR"),
         ("SELECT if(amount > 0, bought, NULL) AS event_timestamp FROM orders", "rows without event_timestamp"),
         ("SELECT bought AS event_timestamp FROM orders WHERE false", "gives no row"),
-        ("", r"spending\.sql"),
+        ("", r"spending\.sql holds 0 statements"),
+        ("SELECT bought AS event_timestamp FROM orders; DROP VIEW orders", r"spending\.sql holds 2 statements"),
+        # What only makes sense behind the text put before it must not run either.
+        ("orders; COPY orders TO 'copied.csv'", r"spending\.sql:1: Parser Error"),
     ],
 )
 def test_sql_that_fails_changes_nothing(shop: tuple[Path, Path], settings: Settings, sql: str, said: str) -> None:
@@ -90,19 +93,72 @@ def test_sql_that_fails_changes_nothing(shop: tuple[Path, Path], settings: Setti
     assert digest_of(settings.home / "offline") == before
 
 
+def test_sql_that_is_not_utf_8(shop: tuple[Path, Path], settings: Settings) -> None:
+    (shop[0] / "sql" / "spending.sql").write_bytes(f"{SIMPLE} FROM orders -- é".encode("latin-1"))
+    with pytest.raises(TransformError, match=r"spending\.sql is not UTF-8"):
+        run(shop, settings)
+
+
+def test_a_helper_of_two_statements_runs_neither(shop: tuple[Path, Path], settings: Settings, tmp_path: Path) -> None:
+    copied = tmp_path / "copied.csv"
+    (shop[0] / "sql" / "_big.sql").write_text(f"FROM orders; COPY orders TO '{copied}'")
+    with pytest.raises(TransformError, match=r"_big\.sql holds 2 statements"):
+        run(shop, settings)
+    assert not copied.exists()
+
+
+def test_comments_a_semicolon_and_pivot_are_one_statement(shop: tuple[Path, Path], settings: Settings) -> None:
+    (shop[0] / "sql" / "_big.sql").write_text("-- one; two\nFROM orders;\n")
+    (shop[0] / "sql" / "by_channel.sql").write_text(
+        "PIVOT (SELECT bought AS event_timestamp, channel, amount FROM _big) ON channel USING sum(amount)"
+    )
+    run(shop, settings)
+    assert {"web", "shop"} <= set(pl.read_parquet(Path(settings.offline_uri) / "by_channel").columns)
+
+
 @pytest.mark.parametrize(
-    ("definitions", "said"),
+    ("old", "new", "said"),
     [
-        ("import nothing_of_that_name", "cannot be loaded"),
-        ("", "defines no feature view"),
+        (DEFINITIONS, "import nothing_of_that_name", "cannot be loaded"),
+        (DEFINITIONS, "", "defines no feature view"),
+        ('"total"', '"totl"', "view 'spending' needs 'totl', which the table 'spending' lacks.*customer.*total"),
+        ('name="customer", v', 'name="customer", join_keys=["client"], v', "needs 'client'"),
+        ('"event_timestamp"', '"made"', "needs 'made'"),
     ],
 )
-def test_definitions_that_cannot_be_used(
-    shop: tuple[Path, Path], settings: Settings, definitions: str, said: str
+def test_definitions_that_cannot_be_used_change_nothing(
+    shop: tuple[Path, Path], settings: Settings, old: str, new: str, said: str
 ) -> None:
-    (shop[0] / "definitions.py").write_text(definitions)
+    run(shop, settings)
+    before = digest_of(settings.offline_uri)
+    (shop[0] / "definitions.py").write_text(DEFINITIONS.replace(old, new))
+    (shop[0] / "sql" / "asked.sql").write_text("SELECT 1 AS other, bought AS event_timestamp FROM orders")
     with pytest.raises(FeatureStoreError, match=said):
         run(shop, settings)
+    assert digest_of(settings.offline_uri) == before
+
+
+def test_views_may_rename_columns_and_read_other_tables(shop: tuple[Path, Path], settings: Settings) -> None:
+    pl.DataFrame({"customer": [1], "event_timestamp": ["2024-01-01"], "age": [40]}).with_columns(
+        pl.col("event_timestamp").str.to_datetime()
+    ).write_parquet(settings.home.parent / "ages.parquet")
+    renamed = DEFINITIONS.replace('"total"', '"spent"').replace(
+        'timestamp_field="event_timestamp")', 'timestamp_field="event_timestamp", field_mapping={"total": "spent"})'
+    )
+    other = f"""
+ages = FeatureView(name="ages", entities=[customer], schema=[Field(name="age", dtype=Int64)],
+    source=FileSource(path="{settings.home.parent}/ages.parquet", timestamp_field="event_timestamp"))
+"""
+    (shop[0] / "definitions.py").write_text(renamed + other)
+    run(shop, settings)
+
+
+def test_a_registry_that_cannot_be_reached_changes_nothing(shop: tuple[Path, Path], settings: Settings) -> None:
+    settings.home.mkdir()
+    (settings.home / "registry.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(FeatureStoreError, match="registry of the feature store 'shop' cannot be reached"):
+        run(shop, settings)
+    assert not Path(settings.offline_uri).exists()
 
 
 def test_what_is_no_longer_defined_is_no_longer_registered(shop: tuple[Path, Path], settings: Settings) -> None:

@@ -1,13 +1,15 @@
 """The online store: latest values, incremental, safe to run twice."""
 
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 from filelock import FileLock
 
 from fti.common.errors import BusyError, ConfigError, FeatureStoreError
-from fti.common.feature_store import online_features, open_store
+from fti.common.feature_store import online_features, open_store, service_of
 from fti.common.settings import Settings
 from fti.featurize.logic import featurize
 from fti.materialize.logic import materialize
@@ -60,6 +62,34 @@ def test_what_cannot_be_used(repo: str, settings: Settings, tmp_path: Path) -> N
     Path(settings.offline_uri, "spending").rename(tmp_path / "elsewhere")
     with pytest.raises(FeatureStoreError, match="featurize first"):
         materialize(repo, "", settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:///${FTI_HOME}/registry.db", "file is not a database"),
+        ("postgresql+psycopg://me:pass-word@127.0.0.1:1/feast", "Connection refused"),
+        ("postgresql+psycopg://me:pass-word:1:2/feast", "cannot be reached"),
+    ],
+)
+def test_a_registry_that_cannot_be_reached(repo: str, settings: Settings, url: str, said: str) -> None:
+    (settings.home / "registry.db").write_bytes(b"no database" * 1000)
+    profile = Path(repo) / "feature_store.yaml"
+    profile.write_text(profile.read_text().replace("sqlite:///${FTI_HOME}/registry.db", url))
+    for use in (lambda: materialize(repo, "", settings), lambda: service_of(open_store(repo, settings), "shop_v1")):
+        with pytest.raises(FeatureStoreError, match=said) as failure:
+            use()
+        assert "registry of the feature store 'shop' cannot be reached" in str(failure.value)
+        assert "pass-word" not in "".join(traceback.format_exception(failure.value))
+        assert "\n" not in str(failure.value)
+
+
+def test_errors_show_no_query_plan(repo: str, settings: Settings) -> None:
+    for file in Path(settings.offline_uri, "spending").rglob("*.parquet"):
+        pl.read_parquet(file, hive_partitioning=False).drop("total").write_parquet(file)
+    with pytest.raises(FeatureStoreError, match="total") as failure:
+        materialize(repo, "", settings)
+    assert "\n" not in str(failure.value)
 
 
 def test_nothing_registered(tmp_path: Path, settings: Settings) -> None:

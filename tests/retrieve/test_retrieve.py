@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 
 from fti.common.errors import ConfigError, FeatureStoreError, FtiError
+from fti.common.feature_store import online_features, open_store
 from fti.common.settings import Settings
 from fti.common.tables import Feature, read_spec
 from fti.featurize.logic import featurize
+from fti.materialize.logic import materialize
 from fti.retrieve.logic import Outputs, retrieve
 from fti.retrieve.split import Split
 from tests.featurize.shop import write_shop
@@ -98,6 +100,46 @@ def test_one_class_only_is_a_warning(
     rows.write_parquet(tmp_path / "rows.parquet")
     assert run(repo, settings, tmp_path, entities=str(tmp_path / "rows.parquet"))["train_classes"] == 1
     assert "train holds one value of again only" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["h [1] é", "h *?", "h%20x"])
+def test_a_home_of_any_name(name: str, tmp_path: Path) -> None:
+    settings = Settings.from_env({"FTI_HOME": str(tmp_path / name)})
+    shop, orders = write_shop(settings.home / "given")
+    repo = str(shop)
+    featurize({"orders": orders}, repo, settings.home / "features.json", settings)
+    run(repo, settings, settings.home)
+    train = pl.read_parquet(settings.home / "train", glob=False)
+    assert train["spending__orders"].to_list() == [1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]
+    run(repo, settings, settings.home, entities=str(Path(settings.offline_uri, "asked")))
+    rows = pl.read_parquet(Path(settings.offline_uri, "asked"), glob=False)
+    rows.write_parquet(settings.home / "rows.parquet")
+    run(repo, settings, settings.home, entities=str(settings.home / "rows.parquet"))
+    materialize(repo, "", settings)
+    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [0, 99]})
+    assert found["spending__orders"] == [10, None]
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert (settings.home / "registry.db").is_file()
+
+
+def test_errors_show_no_query_plan(repo: str, settings: Settings, tmp_path: Path) -> None:
+    for file in Path(settings.offline_uri, "spending").rglob("*.parquet"):
+        pl.read_parquet(file, hive_partitioning=False).drop("total").write_parquet(file)
+    with pytest.raises(FeatureStoreError, match="total") as failure:
+        run(repo, settings, tmp_path)
+    assert "\n" not in str(failure.value)
+    for file in Path(settings.offline_uri, "asked").glob("event_date=2024-01-1*/*.parquet"):
+        pl.read_parquet(file, hive_partitioning=False).drop("channel").write_parquet(file)
+    with pytest.raises(FeatureStoreError, match="channel") as failure:
+        run(repo, settings, tmp_path)
+    assert "\n" not in str(failure.value)
+
+
+def test_times_that_are_none(repo: str, settings: Settings, tmp_path: Path) -> None:
+    rows = pl.read_parquet(Path(settings.offline_uri) / "asked").with_columns(event_timestamp=pl.lit("yesterday"))
+    rows.write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(FeatureStoreError, match="event_timestamp of .* holds what is no time"):
+        run(repo, settings, tmp_path, entities=str(tmp_path / "rows.parquet"))
 
 
 @pytest.mark.parametrize(

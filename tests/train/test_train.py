@@ -147,7 +147,7 @@ for name in algorithms:
 def test_the_same_data_parameters_and_seed_give_the_same_digest_in_any_process(tables, tmp_path):
     files = tables["binary"]
     digests = []
-    for hash_seed, threads in (("1", "1"), ("2", "2")):
+    for hash_seed, threads in (("1", "1"), ("77", "2")):
         folder = tmp_path / f"at {hash_seed}"
         algorithms = [name for name in QUICK if name != "linear_regression"]
         environ = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": threads}
