@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from fti.common.errors import ConfigError, FeatureStoreError, FtiError
+from fti.common.masking import masked
 from fti.common.settings import Settings
 from fti.common.storage import local_copy
 
@@ -58,7 +59,9 @@ def _open(repo: Path, settings: Settings) -> "FeatureStore":
         config.registry_config = _with_url(config.registry_config, settings.home)
         return FeatureStore(config=config)
     except Exception as error:
-        raise FeatureStoreError(f"Feast refuses {profile}: {error}", remedy="Correct the profile") from error
+        raise FeatureStoreError(
+            f"Feast refuses {profile}: {masked(reason(error))}", remedy="Correct the profile"
+        ) from error
 
 
 @contextmanager

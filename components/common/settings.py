@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fti.common.errors import ConfigError
+
+_BREAKS_YAML = ("\n", ": ", " #")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -36,8 +40,16 @@ class Settings:
 
         Args:
             environ: The environment to read; tests inject their own.
+
+        Raises:
+            ConfigError: A home that Feast's profile cannot hold.
         """
         home = Path(environ.get("FTI_HOME") or ".fti").absolute()
+        if any(mark in str(home) for mark in _BREAKS_YAML):
+            raise ConfigError(
+                f"FTI_HOME is {str(home)!r}",
+                allowed="a path without a line break, ': ' or ' #', which would cut Feast's YAML short",
+            )
         return cls(
             home=home,
             offline_uri=_absolute(environ.get("FTI_OFFLINE_URI") or str(home / "offline")),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fti.common.feature_store import open_store
 from fti.common.settings import Settings
-from fti.featurize.definitions import _load
+from fti.featurize.definitions import load_definitions
 from tests.feature_repo.test_leaks import VIEWS
 
 REPO = Path(__file__).parents[2] / "feature_repo"
@@ -12,7 +12,7 @@ REPO = Path(__file__).parents[2] / "feature_repo"
 
 def test_the_leak_test_looks_at_every_view_as_it_is_defined(settings: Settings) -> None:
     open_store(str(REPO), settings)
-    defined = {value.name: value for value in _load(REPO)}
+    defined = {value.name: value for value in load_definitions(REPO)}
     views = {name: value for name, value in defined.items() if hasattr(value, "ttl")}
     keys = {name: [column.name for column in view.entity_columns] for name, view in views.items()}
     assert {name: sorted(names) for name, names in keys.items()} == {name: sorted(v[0]) for name, v in VIEWS.items()}

@@ -138,7 +138,7 @@ def test_errors_show_no_query_plan(repo: str, settings: Settings, tmp_path: Path
 def test_times_that_are_none(repo: str, settings: Settings, tmp_path: Path) -> None:
     rows = pl.read_parquet(Path(settings.offline_uri) / "asked").with_columns(event_timestamp=pl.lit("yesterday"))
     rows.write_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(FeatureStoreError, match="event_timestamp of .* holds what is no time"):
+    with pytest.raises(FeatureStoreError, match=r"event_timestamp of .* holds what is no time"):
         run(repo, settings, tmp_path, entities=str(tmp_path / "rows.parquet"))
 
 
