@@ -61,7 +61,7 @@ def _open(repo: Path, settings: Settings) -> "FeatureStore":
     except Exception as error:
         raise FeatureStoreError(
             f"Feast refuses {profile}: {masked(reason(error))}", remedy="Correct the profile"
-        ) from error
+        ) from None  # the whole error may show a registry's password
 
 
 @contextmanager

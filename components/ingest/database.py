@@ -63,6 +63,7 @@ class Database:
                 password=_filled(url.password, environ),
                 host=_filled(url.host, environ),
                 database=_filled(url.database, environ),
+                query={key: _option(value, environ) for key, value in url.query.items()},
             )
         )
 
@@ -138,9 +139,11 @@ def _connected(database: Database) -> "Iterator[Connection]":
 
 
 def _said(error: BaseException | None, database: Database) -> str:
-    said = " ".join(str(error).split())[:400]
-    password = database.url.password
-    return said.replace(str(password), "***") if password else said
+    said = " ".join(str(error).split("(Background on this error")[0].split())[:400]
+    secrets = [database.url.password, *database.url.query.values()]
+    for secret in (str(secret) for secret in secrets if secret and len(str(secret)) > 3):
+        said = said.replace(secret, "***")
+    return said
 
 
 def _require_distinct(names: list[str]) -> None:
@@ -173,6 +176,10 @@ def _parsed(text: str, shown: str) -> "URL":
 
 def _filled(text: str | None, environ: Mapping[str, str]) -> str | None:
     return text and _VARIABLE.sub(lambda match: _value(match[1], environ), text)
+
+
+def _option(value: str | tuple[str, ...], environ: Mapping[str, str]) -> str | tuple[str, ...]:
+    return _filled(value, environ) or "" if isinstance(value, str) else value
 
 
 def _value(name: str, environ: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ def test_bad_queries(shop: str, tmp_path: Path, query: str, error: type[FtiError
     [
         ("sqlite:///none.db", StorageError, "none.db does not exist"),
         ("sqlite://", StorageError, "in memory"),
-        ("postgresql+psycopg://me:${PW}@127.0.0.1:1/db?options=s3cret", SourceError, r"me:\*\*\*@.*refused"),
+        ("postgresql+psycopg://me:${PW}@127.0.0.1:1/db?options=${PW}", SourceError, r"me:\*\*\*@.*refused"),
         ("postgresql+psycopg://me:s3cret@127.0.0.1:1/db", ConfigError, r"holds a password.*Allowed: \$\{NAME}"),
         ("nosuch+driver://me:${PW}@host/db", ConfigError, r"no driver for nosuch\+driver"),
         ("postgresql+psycopg://me:s3cret@host:port/db", ConfigError, "is not the URL of a database"),
