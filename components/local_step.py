@@ -33,7 +33,7 @@ class Step:
         name: The component's name, with what it works on: `ingest flights`.
         seconds: Wall time; None while it runs.
         cpu_seconds: User and system time of its process, as the kernel counts it.
-        peak_mb: The most memory that its process held, MB.
+        peak_mb: The most memory that its process held, MB; at least what the runner itself held when it started it.
         failed: Whether it ended with an error.
         error: Its own words, where the error is one of this library's.
     """
