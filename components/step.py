@@ -13,3 +13,12 @@ from kfp import dsl
 IMAGE = os.environ.get("FTI_IMAGE") or f"kfp-fti/steps:{version('kfp-fti')}"
 
 step = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
+
+
+def uncached(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Runs a step each time: one that changes something, or reads what may have changed behind the same name.
+
+    KFP's cache knows a step by its parameters and input artifacts. A source, a contract, a feature store and the model
+    now served can change while their names stay.
+    """
+    return task.set_caching_options(enable_caching=False)

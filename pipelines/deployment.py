@@ -4,6 +4,7 @@ from kfp import dsl
 
 from fti.pipelines import reference
 from fti.push.component import push
+from fti.step import uncached
 
 
 @dsl.pipeline(name="fti-deployment", display_name="Deployment")
@@ -25,10 +26,12 @@ def deployment(
     """
     model = dsl.importer(artifact_uri=model_uri, artifact_class=dsl.Model)
     blessing = dsl.importer(artifact_uri=blessing_uri, artifact_class=dsl.Artifact)
-    push(
-        model=model.output,
-        blessing=blessing.output,
-        service=service,
-        canary_percent=canary_percent,
-        feature_repo=feature_repo,
+    uncached(
+        push(
+            model=model.output,
+            blessing=blessing.output,
+            service=service,
+            canary_percent=canary_percent,
+            feature_repo=feature_repo,
+        )
     )

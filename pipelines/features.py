@@ -8,6 +8,7 @@ from fti.featurize.component import featurize
 from fti.ingest.component import ingest
 from fti.materialize.component import materialize
 from fti.pipelines import reference
+from fti.step import uncached
 from fti.validate.component import validate
 
 
@@ -25,7 +26,7 @@ def features(
         feature_repo: The Feast repository with its SQL transforms: a path or URI.
     """
     with dsl.ParallelFor(tables, parallelism=2) as entry:
-        raw = ingest(source=entry.source, table=entry.table, null_values=null_values)
-        checked = validate(raw=raw.outputs["raw"], contract=entry.contract)
-    computed = featurize(tables=dsl.Collected(checked.outputs["valid"]), feature_repo=feature_repo)
-    materialize(feature_repo=feature_repo).after(computed)
+        raw = uncached(ingest(source=entry.source, table=entry.table, null_values=null_values))
+        checked = uncached(validate(raw=raw.outputs["raw"], contract=entry.contract))
+    computed = uncached(featurize(tables=dsl.Collected(checked.outputs["valid"]), feature_repo=feature_repo))
+    uncached(materialize(feature_repo=feature_repo)).after(computed)

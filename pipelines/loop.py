@@ -8,6 +8,7 @@ from fti.pipelines import reference
 from fti.pipelines.features import features
 from fti.pipelines.training import training
 from fti.push.component import push
+from fti.step import uncached
 
 
 @dsl.pipeline(name="fti-loop", display_name="The whole loop")
@@ -66,10 +67,12 @@ def loop(
         seed=seed,
     ).after(computed)
     with dsl.If(trained.outputs["Output"] == True, "blessed"):  # noqa: E712 - KFP compiles the comparison
-        push(
-            model=trained.outputs["model"],
-            blessing=trained.outputs["blessing"],
-            service=service,
-            canary_percent=canary_percent,
-            feature_repo=feature_repo,
+        uncached(
+            push(
+                model=trained.outputs["model"],
+                blessing=trained.outputs["blessing"],
+                service=service,
+                canary_percent=canary_percent,
+                feature_repo=feature_repo,
+            )
         )

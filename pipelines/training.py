@@ -7,6 +7,7 @@ from kfp import dsl
 from fti.evaluate.component import evaluate
 from fti.pipelines import reference
 from fti.retrieve.component import retrieve
+from fti.step import uncached
 from fti.train.component import train
 
 
@@ -54,13 +55,15 @@ def training(
         service: The InferenceService whose stable model the new one must match; it may not exist yet.
         seed: Makes training repeatable.
     """
-    tables = retrieve(
-        feature_repo=feature_repo,
-        feature_service=feature_service,
-        entities=entities,
-        label=label,
-        request_features=request_features,
-        boundaries=boundaries,
+    tables = uncached(
+        retrieve(
+            feature_repo=feature_repo,
+            feature_service=feature_service,
+            entities=entities,
+            label=label,
+            request_features=request_features,
+            boundaries=boundaries,
+        )
     ).outputs
     baseline = train(
         train=tables["train"],
@@ -78,13 +81,15 @@ def training(
         name=service,
         seed=seed,
     )
-    judged = evaluate(
-        model=candidate.outputs["model"],
-        test=tables["test"],
-        baseline=baseline.outputs["model"],
-        service=service,
-        floor=floor,
-        slices=slices,
+    judged = uncached(
+        evaluate(
+            model=candidate.outputs["model"],
+            test=tables["test"],
+            baseline=baseline.outputs["model"],
+            service=service,
+            floor=floor,
+            slices=slices,
+        )
     )
     return Trained(
         model=candidate.outputs["model"],
