@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -82,8 +83,9 @@ class Steps:
         Returns:
             The exit code.
         """
-        step, started = Step(_name(full_command)), time.monotonic()
-        process = self._start(full_command, env_vars or {})
+        command = _restored(full_command)
+        step, started = Step(_name(command)), time.monotonic()
+        process = self._start(command, env_vars or {})
         if process is None:
             return _INTERRUPTED
         self._on_step(step)
@@ -154,6 +156,11 @@ class Steps:
             self._log.flush()
             last = [*last[-99:], plain]
         return last
+
+
+def _restored(command: Sequence[str]) -> list[str]:
+    """KFP puts the path of this Python in place of every `python3`: right in its script, wrong in the values after it."""
+    return [*command[:4], *(part.replace(sys.executable, "python3") for part in command[4:])]
 
 
 def _name(command: Sequence[str]) -> str:

@@ -130,6 +130,13 @@ def test_secrets_in_urls_stay_out_of_the_log_and_the_summary(settings: Settings)
     assert [path for path in kept if b"S3CRET" in path.read_bytes()] == []
 
 
+def test_values_and_homes_may_name_python3(tmp_path: Path) -> None:
+    home = Settings.from_env({"FTI_HOME": str(tmp_path / "python3.11")})
+    run = run_pipeline(steps.shouting, {"text": "/usr/lib/python3/x"}, home)
+    assert run.outputs == {"Output": "/USR/LIB/PYTHON3/X"}
+    assert run.reports[0].is_relative_to(tmp_path / "python3.11")
+
+
 @pytest.mark.parametrize("arguments", [{"nope": 1}, {"text": ["not", "text"]}])
 def test_wrong_arguments_are_explained(settings: Settings, arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="the pipeline could not be run"):
