@@ -159,7 +159,7 @@ class Steps:
 
 
 def _restored(command: Sequence[str]) -> list[str]:
-    """KFP puts the path of this Python in place of every `python3`: right in its script, wrong in the values after it."""
+    """KFP puts the path of this Python in place of every `python3`: right in its script, wrong in the values."""
     return [*command[:4], *(part.replace(sys.executable, "python3") for part in command[4:])]
 
 
