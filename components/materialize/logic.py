@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fti.common.errors import BusyError, ConfigError, FeatureStoreError
 from fti.common.settings import Settings
+from fti.materialize import changes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,11 +40,13 @@ class Materialized:
 
 
 def materialize(feature_repo: str, end: str, settings: Settings) -> list[Materialized]:
-    """Brings the online store up to `end`; each view from where it stopped, at first from its earliest event.
+    """Brings the online store up to `end`: each view from where it stopped, or from the first day that has changed.
+
+    A new view, a view whose columns have changed, and a table in an object store are read from their earliest event.
 
     Args:
         feature_repo: Folder with `feature_store.yaml`.
-        end: ISO 8601, UTC where no zone is given; "" for the latest event in the offline tables.
+        end: ISO 8601, UTC where no zone is given; "" for the latest event of each table. Never goes back.
         settings: Where state is.
 
     Returns:
@@ -66,29 +69,43 @@ def materialize(feature_repo: str, end: str, settings: Settings) -> list[Materia
             "no feature view is registered", allowed="at least one, with online=True", remedy="Run featurize first"
         )
     with _alone(settings):
-        spans = {view.name: _span(store, view) for view in views}
-        until = until or max(last for _, last in spans.values())
-        return [_materialize(store, view, spans[view.name][0], until) for view in views]
+        return [_materialize(store, view, until, settings) for view in views]
 
 
-def _materialize(store: "FeatureStore", view: "FeatureView", earliest: datetime, end: datetime) -> Materialized:
-    from fti.common.feature_store import reason
-
+def _materialize(
+    store: "FeatureStore", view: "FeatureView", until: datetime | None, settings: Settings
+) -> Materialized:
     started = time.monotonic()
-    start = view.most_recent_end_time or earliest
-    keys = _pull(store, view, start, end, latest=True).num_rows if start < end else 0
-    if start < end:
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                store.materialize(start_date=start, end_date=end, feature_views=[view.name])
-        except Exception as error:
-            raise FeatureStoreError(
-                f"the feature view {view.name!r} could not be materialized: {reason(error)}",
-                remedy="Mend the cause and run it again: it goes on where it stopped",
-            ) from error
+    earliest, last = _span(store, view)
+    through = view.most_recent_end_time
+    table = changes.Fingerprint.of(view)
+    since = table.changed_since(changes.read(view.name, settings))
+    end = min(last, max(until or last, through or earliest))
+    if through is None or since == changes.ALL:
+        start = earliest
+    else:
+        start = min(through, since or through)
+    keys = 0
+    if start <= end and not (since is None and through and through >= end):
+        keys = _pull(store, view, start, end, latest=True).num_rows
+        _write(store, view, start, end)
+        changes.write(view.name, table, settings)
     seconds = time.monotonic() - started
     logger.info("%s: %s keys up to %s in %.1f s", view.name, f"{keys:,}", end.isoformat(), seconds)
     return Materialized(view.name, start, end, keys, seconds)
+
+
+def _write(store: "FeatureStore", view: "FeatureView", start: datetime, end: datetime) -> None:
+    from fti.common.feature_store import reason
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            store.materialize(start_date=start, end_date=end, feature_views=[view.name])
+    except Exception as error:
+        raise FeatureStoreError(
+            f"the feature view {view.name!r} could not be materialized: {reason(error)}",
+            remedy="Mend the cause and run it again: it goes on where it stopped",
+        ) from error
 
 
 def _span(store: "FeatureStore", view: "FeatureView") -> tuple[datetime, datetime]:

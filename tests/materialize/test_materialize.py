@@ -48,6 +48,60 @@ def test_registering_again_keeps_the_place(repo: str, settings: Settings, tmp_pa
     assert materialize(repo, "", settings)[0].keys == 0
 
 
+def more_orders(tmp_path: Path, **columns: list[object]) -> Path:
+    """The shop's orders and some more."""
+    orders = pl.read_parquet(tmp_path / "orders.parquet")
+    more = pl.DataFrame(columns | {"channel": ["web"] * len(columns["customer"])}).cast(dict(orders.schema))
+    pl.concat([orders, more.select(orders.columns)]).sort("bought").write_parquet(tmp_path / "more.parquet")
+    return tmp_path / "more.parquet"
+
+
+def totals(repo: str, settings: Settings, customer: int) -> tuple[float | None, int | None]:
+    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [customer]})
+    return found["spending__total"][0], found["spending__orders"][0]
+
+
+def test_a_row_of_long_ago_that_comes_late_is_materialized(repo: str, settings: Settings, tmp_path: Path) -> None:
+    materialize(repo, "", settings)
+    orders = more_orders(tmp_path, customer=[7], bought=[datetime(2024, 1, 3)], amount=[5.0])
+    featurize({"orders": orders}, repo, settings.home / "features.json", settings)
+    (late,) = materialize(repo, "", settings)
+    assert late.start == datetime(2024, 1, 3, tzinfo=UTC)
+    assert totals(repo, settings, 7) == (5.0, 1)
+    assert orders_of(repo, settings) == [10, 10, 10, None]
+
+
+def test_an_end_in_the_future_leaves_no_gap(repo: str, settings: Settings, tmp_path: Path) -> None:
+    materialize(repo, "2030-01-01", settings)
+    orders = more_orders(tmp_path, customer=[0], bought=[datetime(2024, 2, 20)], amount=[5.0])
+    featurize({"orders": orders}, repo, settings.home / "features.json", settings)
+    materialize(repo, "", settings)
+    assert totals(repo, settings, 0)[1] == 11
+
+
+def test_a_transform_that_was_corrected_is_materialized(repo: str, settings: Settings, tmp_path: Path) -> None:
+    materialize(repo, "", settings)
+    total, _ = totals(repo, settings, 0)
+    sql = Path(repo, "sql/spending.sql")
+    sql.write_text(sql.read_text().replace("sum(amount)", "2 * sum(amount)"))
+    featurize({"orders": tmp_path / "orders.parquet"}, repo, settings.home / "features.json", settings)
+    materialize(repo, "", settings)
+    assert total
+    assert totals(repo, settings, 0)[0] == 2 * total
+
+
+def test_a_feature_added_to_a_view_is_materialized(repo: str, settings: Settings, tmp_path: Path) -> None:
+    materialize(repo, "", settings)
+    sql, definitions = Path(repo, "sql/spending.sql"), Path(repo, "definitions.py")
+    sql.write_text(sql.read_text().replace("count(*)", "max(amount) OVER past AS most, count(*)"))
+    field = 'Field(name="orders", dtype=Int64)'
+    definitions.write_text(definitions.read_text().replace(field, f'{field}, Field(name="most", dtype=Float32)'))
+    featurize({"orders": tmp_path / "orders.parquet"}, repo, settings.home / "features.json", settings)
+    materialize(repo, "", settings)
+    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [0, 1, 2]})
+    assert None not in found["spending__most"]
+
+
 def test_an_end_in_the_past_changes_nothing(repo: str, settings: Settings) -> None:
     materialize(repo, "", settings)
     assert materialize(repo, "2024-01-02", settings)[0].keys == 0
