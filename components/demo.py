@@ -135,10 +135,10 @@ def _tell(figures: dict[str, Any], runs: list[Run], row: dict[str, Any], say: Sa
         "Traffic": f"{figures['requests']:,} requests, {figures['failed_requests']} failed; canary "
         f"{figures['canary_percent_asked']} % asked, {figures['canary_percent_seen']} % seen",
         "Reports": "  ".join(folders),
-        "Endpoint": f"{url}, while `fti serve` runs",
-        "Ask it": f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps({'instances': [row]})}'",
+        "Next": "fti serve   (.venv/bin/fti, or after `. .venv/bin/activate`), then ask it:",
+        "Endpoint": url,
+        "": f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps({'instances': [row]})}'",
     }
     say(f"\nDone in {figures['seconds']:.0f} s.")
     for name, line in lines.items():
         say(f"{name:<9} {line}")
-    say("\nNext: .venv/bin/fti serve")

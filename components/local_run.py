@@ -1,7 +1,9 @@
 """Runs a pipeline in KFP's own local runner, each step a process of this Python, all state under `.fti/runs/`."""
 
+import builtins
 import contextlib
 import json
+import logging
 import os
 import time
 import warnings
@@ -99,7 +101,7 @@ def run_pipeline(
 def _execute(
     pipeline: Callable[..., Any], arguments: Mapping[str, Any], run: Run, steps: Steps, log: TextIO
 ) -> dict[str, Any]:
-    with steps.observed(), contextlib.redirect_stdout(log), _quiet():
+    with steps.observed(), contextlib.redirect_stdout(log), _quiet(), _own_logging():
         try:
             outputs = pipeline(**arguments).outputs
         except Exception as error:  # KFP raises whatever it meets: RuntimeError, TypeError, its own
@@ -165,6 +167,18 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _own_logging() -> Iterator[None]:
+    """Gives `print` and the logging handlers back: KFP puts its own in place and, under a loop, loses track of them."""
+    root = logging.getLogger()
+    before, level, handlers = builtins.print, root.level, root.handlers[:]
+    try:
+        yield
+    finally:
+        builtins.print, root.handlers[:] = before, handlers
+        root.setLevel(level)
+
+
 def _explained(run: Run, error: Exception) -> FtiError:
     """The failed step's own error where it is one of ours; else where to look."""
     where = [f"The whole log: {run.folder / 'log.txt'}"]
@@ -185,11 +199,21 @@ def _link_reports(folder: Path) -> list[Path]:
     """KFP names an artifact's file after the output, without `.html`; a browser wants the ending."""
     reports = []
     for index, page in enumerate(sorted(folder.glob("steps/**/report"), key=lambda page: page.stat().st_mtime)):
-        link = folder / "reports" / f"{index + 1}-{page.parent.name}.html"
+        link = folder / "reports" / f"{index + 1}-{_subject(page.parent)}.html"
         link.parent.mkdir(exist_ok=True)
         link.hardlink_to(page)
         reports.append(link)
     return reports
+
+
+def _subject(task: Path) -> str:
+    """A task's name, and the table that it worked on."""
+    try:
+        artifacts = json.loads((task / "executor_output.json").read_text(encoding="utf-8"))["artifacts"].values()
+    except (FileNotFoundError, KeyError):  # it failed
+        return task.name
+    tables = [artifact["artifacts"][0]["metadata"].get("table") for artifact in artifacts]
+    return "-".join(filter(None, [task.name, next(filter(None, tables), "")]))
 
 
 def _write_summary(run: Run, pipeline: str, arguments: Mapping[str, Any]) -> None:

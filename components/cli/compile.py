@@ -16,10 +16,11 @@ import click
 )
 @click.option("--in-place", is_flag=True, help="Also rewrite components/*/component.yaml of a checkout.")
 def compile_command(output: Path, in_place: bool) -> None:
-    """Write every pipeline and component as YAML, ready to upload to Kubeflow.
+    """Write every pipeline and component as YAML for Kubeflow.
 
-    The same code always gives the same bytes. Upload `<output>/pipelines/*.yaml` in the Kubeflow UI; load
-    `<output>/components/*.yaml` with kfp.components.load_component_from_file in pipelines of your own.
+    The steps' image is named by FTI_IMAGE, and else kfp-fti/steps:VERSION. The same code gives the same bytes.
+    Upload `<output>/pipelines/*.yaml` in the Kubeflow UI; load `<output>/components/*.yaml` with
+    kfp.components.load_component_from_file in pipelines of your own.
     """
     from fti.compilation import compile_all, component_folders
 

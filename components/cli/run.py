@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -93,6 +94,11 @@ class Json(click.ParamType[Any]):
         return parsed
 
 
+def _verdict(blessing: dict[str, Any]) -> str:
+    reasons = "; ".join(blessing["reasons"])
+    return f"Blessed: {reasons}." if blessing["blessed"] else f"Not blessed, and so not to be pushed: {reasons}."
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 70 else f"{text[:67]}…"
 
@@ -107,5 +113,7 @@ def _runner(pipeline: Any) -> Callable[..., None]:
             click.echo(f"  {name}: {value}")
         for report in finished.reports:
             click.echo(f"  report: {report}")
+        for blessing in finished.artifacts("evaluate", "blessing"):
+            click.echo(_verdict(json.loads(Path(blessing["uri"]).read_text(encoding="utf-8"))))
 
     return run

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from fti.common.errors import ConfigError, FeatureStoreError, FtiError
+from fti.common.files import make_folder
 from fti.common.masking import masked
 from fti.common.settings import Settings
 from fti.common.storage import local_copy
@@ -49,7 +50,7 @@ def _open(repo: Path, settings: Settings) -> "FeatureStore":
     os.environ["FTI_HOME"] = str(settings.home)
     os.environ["FTI_OFFLINE_URI"] = settings.offline_uri
     _require_variables(profile)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.home)
     _import_feast_fast()
     from feast import FeatureStore
     from feast.repo_config import load_repo_config

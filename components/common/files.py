@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fti.common.errors import StorageError
+from fti.common.errors import BusyError, StorageError
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -37,6 +37,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
     Raises:
         StorageError: The disk is full or the parent folder cannot be written.
+        BusyError: Another process published to the same path at the same time.
     """
     target = Path(path)
     with _storage_errors(target):
@@ -46,11 +47,37 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             new = scratch / "new"
             new.mkdir()
             yield new
-            if target.exists():
-                target.replace(scratch / "old")
-            new.replace(target)
+            _swap(new, target, scratch / "old")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Makes a folder and those above it, where they are missing.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder} could not be made: {error.strerror}", allowed="a folder to write to") from error
+    return folder
+
+
+def _swap(new: Path, target: Path, old: Path) -> None:
+    """Puts a folder in another's place, which comes back where that fails."""
+    if target.exists():
+        target.replace(old)
+    try:
+        new.replace(target)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            old.replace(target)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise BusyError(f"{target} has just been written by another", remedy="Run it again") from error
+        raise
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def new_figure(width: float = 5.2, height: float = 3.4) -> "Figure":
         {
             "svg.hashsalt": "fti",  # the same plot gives the same bytes
             "svg.fonttype": "none",
+            "text.parse_math": False,  # a $ in the data is a $
             "font.family": "sans-serif",
             "axes.spines.top": False,
             "axes.spines.right": False,

@@ -1,4 +1,4 @@
-"""Settings, read once from an injected environment. The one place that names environment variables."""
+"""Settings, read once from an injected environment."""
 
 import os
 from collections.abc import Mapping
@@ -42,8 +42,14 @@ class Settings:
             environ: The environment to read; tests inject their own.
 
         Raises:
-            ConfigError: A home that Feast's profile cannot hold.
+            ConfigError: A home that Feast's profile cannot hold, or none in a pod.
         """
+        if "KUBERNETES_SERVICE_HOST" in environ and not environ.get("FTI_HOME"):
+            raise ConfigError(
+                "FTI_HOME is not set in a pod, whose own disk is gone with it",
+                allowed="a folder on a volume that the pods of all steps share",
+                remedy="Mount one and set FTI_HOME to it",
+            )
         home = Path(environ.get("FTI_HOME") or ".fti").absolute()
         if any(mark in str(home) for mark in _BREAKS_YAML):
             raise ConfigError(

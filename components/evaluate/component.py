@@ -40,7 +40,8 @@ def evaluate(
         floor: Bounds by metric, such as `{"roc_auc": 0.75, "log_loss": 0.5}`; for errors an upper bound.
         metric: By which models are compared; `auto` is roc_auc, accuracy or rmse by task.
         baseline_margin: By how much the baseline must be beaten, in units of the metric.
-        served_tolerance: By how much the model may be worse than the served one.
+        served_tolerance: By how much the model may be worse than the served one, in units of the metric: choose it
+            for rmse and mae, which are in units of the label.
         slices: Columns by which the metric is broken down in the report.
 
     Returns:

@@ -20,10 +20,10 @@ def featurize(tables: Input[List[Dataset]], feature_repo: str, features: Output[
         features: JSON: the tables written, with rows, partitions and digest of each.
     """
     from fti.common.settings import Settings
-    from fti.featurize.logic import featurize
+    from fti.featurize.logic import by_name, featurize
 
     written = featurize(
-        {table.metadata["table"]: table.path for table in tables},
+        by_name((table.metadata.get("table", ""), table.path) for table in tables),
         feature_repo,
         features.path,
         Settings.from_env(),

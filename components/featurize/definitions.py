@@ -17,9 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def apply(store: "FeatureStore", defined: list[Any], feature_repo: Path) -> dict[str, int]:
-    """Makes the registry hold exactly what the repository's Python files define, like `feast apply`.
+    """Registers what the repository's Python files define.
 
-    What has not changed keeps its history of materialization.
+    What has not changed keeps its history of materialization. What is no longer defined stays registered: a model that
+    is served may still need it (`feast apply` would delete it).
 
     Args:
         store: An open store.
@@ -35,7 +36,7 @@ def apply(store: "FeatureStore", defined: list[Any], feature_repo: Path) -> dict
     from fti.common.feature_store import reason
 
     try:
-        store.apply(defined, objects_to_delete=_obsolete(store, defined), partial=False)
+        store.apply(defined)
     except Exception as error:
         raise FeatureStoreError(
             f"Feast refuses the definitions of {feature_repo}: {reason(error)}", remedy="Correct them, then run again"
@@ -130,23 +131,6 @@ def _importable(repo: Path) -> Iterator[list[str]]:
         for name in names:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)
-
-
-def _obsolete(store: "FeatureStore", defined: list[Any]) -> list[Any]:
-    from feast.feature_view import DUMMY_ENTITY_NAME
-
-    names = {(type(value).__name__, value.name) for value in defined}
-    registered = [
-        *store.list_feature_services(),
-        *store.list_feature_views(),
-        *store.list_on_demand_feature_views(),
-        *store.list_entities(),
-    ]
-    return [
-        value
-        for value in registered
-        if (type(value).__name__, value.name) not in names and value.name != DUMMY_ENTITY_NAME
-    ]
 
 
 def _of_kind(values: list[Any], *kinds: str) -> list[Any]:

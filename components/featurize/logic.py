@@ -2,14 +2,14 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fti.common.duck import connect
 from fti.common.errors import ConfigError, TransformError
-from fti.common.files import atomic_file, digest_of
+from fti.common.files import atomic_file, digest_of, make_folder
 from fti.common.settings import Settings
 from fti.common.storage import local_copy, publish_dir
 
@@ -62,7 +62,7 @@ def featurize(
 
     if not tables:
         raise ConfigError("no table was passed to featurize", allowed="at least one output of validate")
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.home)
     # On the same disk as a local offline store, and never where its readers look.
     scratch = TemporaryDirectory(prefix=".featurize-", dir=settings.home)
     with local_copy(feature_repo, settings) as repo, scratch as folder:
@@ -78,6 +78,23 @@ def featurize(
     with atomic_file(output) as target:
         target.write_text(json.dumps({"tables": [asdict(table) for table in published], "registered": registered}))
     return published
+
+
+def by_name(tables: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Tables by the name that SQL knows them by.
+
+    Raises:
+        ConfigError: A table has no name, or two have the same.
+    """
+    named: dict[str, str] = {}
+    for name, path in tables:
+        if not name or name in named:
+            raise ConfigError(
+                f"two tables are called {name!r}" if name else f"{path} has no name",
+                allowed="a name of its own in the metadata `table` of each, as ingest and validate write it",
+            )
+        named[name] = path
+    return named
 
 
 def build_tables(tables: Mapping[str, str | Path], sql: Path, folder: Path) -> dict[str, tuple[Path, tuple[int, int]]]:

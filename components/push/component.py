@@ -14,7 +14,7 @@ def push(
     canary_percent: int = 100,
     feature_repo: str = "",
 ) -> None:
-    """Publishes a blessed model and gives it a share of a service's traffic. Safe to run twice.
+    """Publishes a blessed model and writes the InferenceService that gives it its traffic. Safe to run twice.
 
     Verifies the model package's checksums and that the blessing was given to this very model, copies the package
     to the model store, and writes the KServe InferenceService. The first model of a service becomes stable.

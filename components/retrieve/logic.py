@@ -46,7 +46,7 @@ def retrieve(
 
     Args:
         feature_repo: Folder with `feature_store.yaml`.
-        feature_service: The features to look up; "" for none.
+        feature_service: The features to look up, by the name of their service.
         entities: Table of the offline store, or path or URI of Parquet, with join keys, `event_timestamp` (the time
             of prediction), request features, the label and optionally `no_label_reason`.
         label: The column to predict.

@@ -165,4 +165,7 @@ class Supervisor:
 
 
 def _not_started(unit: Unit, how: str) -> ServingError:
-    return ServingError(f"{unit.name} {how}; its log {unit.log} ends:\n{tail(unit.log)}\n")
+    return ServingError(
+        f"{unit.name} {how}; its log {unit.log} ends:\n{tail(unit.log)}\n",
+        remedy="Serve the other services by name: fti serve NAME",
+    )

@@ -155,13 +155,16 @@ class Engine:
     def _require_sql(self, rule: Rule, where: str) -> None:
         import duckdb
 
+        query = f"SELECT 1 FROM (FROM {TYPED} LIMIT 0) WHERE {rule.broken}"
+        allowed = "a boolean SQL expression over the columns of one row, or an RE2 pattern"
         try:
-            self.connection.execute(f"SELECT 1 FROM (FROM {TYPED} LIMIT 0) WHERE {rule.broken}")
+            # A contract comes from elsewhere: an expression must not close ours and begin a statement of its own.
+            if len(self.connection.extract_statements(query)) != 1:
+                raise ContractError(f"{self.contract.uri}: {where} holds several statements", allowed=allowed)
+            self.connection.execute(query)
         except duckdb.Error as error:
-            raise ContractError(
-                f"{self.contract.uri}: {where} cannot be used: {str(error).splitlines()[0]}",
-                allowed="a boolean SQL expression over the columns of one row, or an RE2 pattern",
-            ) from error
+            reason = str(error).splitlines()[0]
+            raise ContractError(f"{self.contract.uri}: {where} cannot be used: {reason}", allowed=allowed) from error
 
     def _find_duplicates(self) -> list[Rule]:
         """One rule for each unique key. Only rows that break no other rule are compared; the first one stays."""

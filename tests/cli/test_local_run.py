@@ -1,6 +1,7 @@
 """A local run: what it leaves, what it tells, and how it fails."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -40,6 +41,17 @@ def test_steps_are_told_as_they_start_and_end(settings: Settings) -> None:
     assert sorted(step.seconds is None for step in told) == [False] * 3 + [True] * 3
     assert all(step.cpu_seconds > 0 and step.peak_mb > 1 and not step.failed for step in run.steps)
     assert len(run.steps) == len(run.reports) == 3
+
+
+def test_a_run_gives_logging_and_print_back(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = (print, root.level, root.handlers[:])
+    for _ in range(3):
+        run_pipeline(steps.many, {}, settings)
+        assert (print, root.level, root.handlers) == before
+    capsys.readouterr()
+    print("plain")
+    assert capsys.readouterr().out == "plain\n"
 
 
 def test_the_steps_see_the_home_of_the_run_and_the_caller_keeps_its_own(settings: Settings, tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ def test_a_home_that_breaks_the_profile_is_refused(home: str) -> None:
         Settings.from_env({"FTI_HOME": home})
 
 
+def test_a_pod_needs_a_home_that_outlives_it() -> None:
+    with pytest.raises(ConfigError, match="FTI_HOME is not set in a pod"):
+        Settings.from_env({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    assert Settings.from_env({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "FTI_HOME": "/v"}).home == Path("/v")
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -1,5 +1,7 @@
 """The gate's rule, and the intervals that it rests on."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -123,3 +125,11 @@ def test_a_calibrated_model_has_no_calibration_error():
     target = np.concatenate([np.arange(100) < 100 * p for p in (0.1, 0.5, 0.9)]).astype(int)
     assert calibration_error(target, probability, bins=3) == pytest.approx(0, abs=1e-9)
     assert calibration_error(1 - target, probability, bins=3) == pytest.approx(1.6 / 3)
+
+
+def test_one_row_of_a_class_proves_nothing():
+    target = np.array([1, *[0] * 9])
+    better = np.column_stack([1 - target, target]).astype(float)
+    worse = np.full((10, 2), 0.5)
+    found = improvement("roc_auc", target, better, worse)
+    assert (found.low, found.high) == (-math.inf, math.inf)

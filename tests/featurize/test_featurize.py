@@ -11,7 +11,7 @@ from fti.common.errors import ConfigError, FeatureStoreError, FtiError, Transfor
 from fti.common.feature_store import open_store
 from fti.common.files import digest_of
 from fti.common.settings import Settings
-from fti.featurize.logic import featurize
+from fti.featurize.logic import by_name, featurize
 from tests.featurize.shop import DEFINITIONS, write_shop
 
 SIMPLE = "SELECT customer, bought AS event_timestamp, amount AS total, 1 AS orders"
@@ -161,15 +161,6 @@ def test_a_registry_that_cannot_be_reached_changes_nothing(shop: tuple[Path, Pat
     assert not Path(settings.offline_uri).exists()
 
 
-def test_what_is_no_longer_defined_is_no_longer_registered(shop: tuple[Path, Path], settings: Settings) -> None:
-    run(shop, settings)
-    definitions = (shop[0] / "definitions.py").read_text()
-    (shop[0] / "definitions.py").write_text(definitions.replace("shop_v1", "shop_v2"))
-    run(shop, settings)
-    store = open_store(str(shop[0]), settings)
-    assert [service.name for service in store.list_feature_services()] == ["shop_v2"]
-
-
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -234,3 +225,19 @@ def test_featurize_materialize_retrieve_as_a_pipeline(
     assert pl.read_parquet(train).columns == [
         "customer", "event_timestamp", "channel", "spending__total", "spending__orders", "again",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "says"), [(("a", "a"), "two tables are called 'a'"), (("a", ""), "y has no name")])
+def test_every_table_needs_a_name_of_its_own(names: tuple[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        by_name(zip(names, ("x", "y"), strict=True))
+
+
+def test_what_another_repository_registered_stays(tmp_path: Path, settings: Settings) -> None:
+    repo, orders = write_shop(tmp_path)
+    featurize({"orders": orders}, str(repo), tmp_path / "one.json", settings)
+    definitions = repo / "definitions.py"
+    definitions.write_text(definitions.read_text().replace('name="shop_v1"', 'name="shop_v2"'))
+    featurize({"orders": orders}, str(repo), tmp_path / "two.json", settings)
+    services = open_store(str(repo), settings).list_feature_services()
+    assert sorted(service.name for service in services) == ["shop_v1", "shop_v2"]

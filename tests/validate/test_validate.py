@@ -186,6 +186,7 @@ checks: [{{name: c, sql: {}, message: m}}]
         (CHECKED.format("nope > 1"), "checks.c.sql cannot be used: .*nope"),
         (CHECKED.format("sum(amounts) > 1"), "checks.c.sql cannot be used"),
         (CHECKED.format("amounts >"), "checks.c.sql cannot be used"),
+        (CHECKED.format("true); CREATE TABLE x AS (SELECT 1"), "checks.c.sql holds several statements"),
         (CHECKED.format("b::INT > 1"), "a check fails on the data: .*x"),
         (CHECKED.format("b"), "a check fails on the data|checks.c.sql cannot be used"),
     ],
