@@ -1,6 +1,8 @@
 """Files and folders are whole or absent, whatever happens."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,29 @@ def test_a_digest_depends_on_names_and_content_alone(tmp_path: Path) -> None:
     assert digest_of(tmp_path / "a") == digest_of(tmp_path / "b")
     (tmp_path / "b" / "sub" / "file").write_text("other")
     assert digest_of(tmp_path / "a") != digest_of(tmp_path / "b")
+
+
+CRAMPED = """
+import resource, signal, sys
+from fti.common.errors import FtiError
+from fti.common.settings import Settings
+from fti.common.storage import publish_dir
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    publish_dir(sys.argv[1], sys.argv[2], Settings.from_env({}))
+except FtiError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_publishing_to_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "model.onnx").write_bytes(b"x" * 1_000_000)
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "old").touch()
+    command = [sys.executable, "-c", CRAMPED, str(tmp_path / "new"), str(tmp_path / "published")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("StorageError ")
+    assert [path.name for path in (tmp_path / "published").iterdir()] == ["old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "published"]
