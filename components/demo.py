@@ -16,10 +16,10 @@ from fti.common.tables import read_spec
 from fti.local_run import Run, run_pipeline
 from fti.local_step import OnStep
 from fti.pipelines import pipeline_named, reference
+from fti.serve.ports import DEFAULT_PORT
 from fti.serve.status import read_state
 
 CANARY_PERCENT = 20
-DEFAULT_PORT = 8080
 CHALLENGER: dict[str, Any] = {"learning_rate": 0.05, "max_leaf_nodes": 63}
 
 Say = Callable[[str], None]

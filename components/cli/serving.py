@@ -8,12 +8,16 @@ import click
 
 from fti.common.errors import ConfigError
 from fti.common.settings import Settings
+from fti.serve.ports import DEFAULT_PORT
 
 
 @click.command("serve")
 @click.argument("services", nargs=-1)
 @click.option(
-    "--port", default=8080, show_default=True, help="The port of the gateway on 127.0.0.1; 0 lets the system choose."
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="The gateway's port on 127.0.0.1; 0 lets the system choose.",
 )
 def serve_command(services: tuple[str, ...], port: int) -> None:
     """Serve the pushed InferenceServices until Ctrl-C.

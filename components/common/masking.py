@@ -2,7 +2,7 @@
 
 import re
 
-_USER = re.compile(r"(\b[\w.+-]+://)[^/\s\"'@]+@")
+_USER = re.compile(r"(\b[\w.+-]+://)[^/\s\"']+@")  # to the last @ of the authority: a password may hold one
 _QUERY = re.compile(r"(\bhttps?://[^\s\"'?]+\?)[^\s\"']+")
 
 

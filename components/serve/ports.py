@@ -6,6 +6,7 @@ from types import TracebackType
 from fti.common.errors import BusyError, ConfigError
 
 HOST = "127.0.0.1"
+DEFAULT_PORT = 8080  # of the gateway
 
 
 class Ports:

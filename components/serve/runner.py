@@ -17,7 +17,7 @@ from fti.common.files import atomic_file
 from fti.common.settings import Settings
 from fti.serve import envoy
 from fti.serve.plan import Replica, pushed_services, replicas_of
-from fti.serve.ports import HOST, Ports
+from fti.serve.ports import DEFAULT_PORT, HOST, Ports
 from fti.serve.protocol import REVISION_HEADER
 from fti.serve.status import State, remove_state, write_state
 from fti.serve.supervisor import Supervisor, Unit
@@ -30,7 +30,7 @@ Endpoints = dict[str, str]
 def serve(
     settings: Settings,
     names: Sequence[str] = (),
-    port: int = 8080,
+    port: int = DEFAULT_PORT,
     on_ready: Callable[[Endpoints], None] | None = None,
 ) -> None:
     """Serves pushed services until SIGINT or SIGTERM. Call it from the main thread.

@@ -44,6 +44,7 @@ def test_a_pod_needs_a_home_that_outlives_it() -> None:
     [
         ("GET http://u:pw@host/x.csv?sig=1 HTTP/1.1", "GET http://***@host/x.csv?*** HTTP/1.1"),
         ('{"source": "postgresql+psycopg://u:pw@h/db"}', '{"source": "postgresql+psycopg://***@h/db"}'),
+        ("http://u:p@ss@host/x and a@b", "http://***@host/x and a@b"),
         ("s3://bucket/key and mail@host", "s3://bucket/key and mail@host"),
     ],
 )

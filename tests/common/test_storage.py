@@ -247,8 +247,8 @@ def test_file_uris_and_names_with_wildcards(settings: Settings, tmp_path: Path) 
 
 
 def test_secrets_are_not_shown() -> None:
-    assert shown("https://me:pw@host:1/a?X-Amz-Signature=abc") == "https://host:1/a?…"
-    assert shown("postgresql://me:pw@host/db") == "postgresql://host/db"
+    assert shown("https://me:pw@host:1/a?X-Amz-Signature=abc") == "https://***@host:1/a?***"
+    assert shown("postgresql://me:pw@host/db") == "postgresql://***@host/db"
     assert shown("/a/b?c") == "/a/b?c"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fti.common.errors import StorageError
+from fti.common.masking import masked
 
 _SCHEMES = ("s3", "gs", "http", "https")
 SCHEMES = frozenset({"file", "package", *_SCHEMES})
@@ -104,16 +105,8 @@ def _in_package(rest: str) -> str:
 
 
 def shown(uri: str | Path) -> str:
-    """A URI as it may stand in a message: without a password, and without a query, where signatures and tokens live."""
-    text = str(uri)
-    if "://" not in text:
-        return text
-    scheme, _, rest = text.partition("://")
-    authority, slash, path = rest.partition("/")
-    authority = authority.rpartition("@")[2]
-    if scheme in {"http", "https"} and "?" in path:
-        path = path.partition("?")[0] + "?…"
-    return f"{scheme}://{authority.partition('?')[0]}{slash}{path}"
+    """A URI as it may stand in a message."""
+    return masked(str(uri))
 
 
 def fixed_prefix(key: str) -> str:
