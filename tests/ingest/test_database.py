@@ -9,7 +9,7 @@ import pytest
 
 from fti.common.errors import ConfigError, FtiError, SourceError, StorageError
 from fti.ingest.logic import ingest
-from tests.ingest.conftest import PASSWORD
+from tests.servers import PASSWORD
 
 
 @pytest.fixture
