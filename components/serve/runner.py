@@ -1,26 +1,18 @@
 """Realises pushed InferenceServices on this machine: a KServe predictor per revision, and Envoy in front."""
 
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from threading import Event
 
-import yaml
-
-from fti.common.errors import BusyError, StorageError
-from fti.common.files import atomic_file
+from fti.common.errors import BusyError
 from fti.common.settings import Settings
-from fti.serve import envoy
-from fti.serve.plan import Replica, pushed_services, replicas_of
-from fti.serve.ports import DEFAULT_PORT, HOST, Ports
-from fti.serve.protocol import REVISION_HEADER
-from fti.serve.status import State, remove_state, write_state
-from fti.serve.supervisor import Supervisor, Unit
+from fti.serve.gateway import Gateway
+from fti.serve.plan import check_pushed
+from fti.serve.ports import DEFAULT_PORT, Ports
+from fti.serve.reconciler import Reconciler
+from fti.serve.status import remove_state
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +25,31 @@ def serve(
     port: int = DEFAULT_PORT,
     on_ready: Callable[[Endpoints], None] | None = None,
 ) -> None:
-    """Serves pushed services until SIGINT or SIGTERM. Call it from the main thread.
+    """Serves pushed services until SIGINT or SIGTERM, and takes over whatever is pushed meanwhile.
+
+    Call it from the main thread. A service that cannot start does not stop the others.
 
     Args:
         settings: Where manifests, packages and state lie.
         names: The services; none means all.
         port: The gateway's port on 127.0.0.1; 0 lets the system choose.
-        on_ready: Called once every revision answers, with each service's URL.
+        on_ready: Called once all that can be served is, with each service's URL.
 
     Raises:
         ConfigError: A service was never pushed.
         BusyError: The port is in use, or these services are served already.
-        ServingError: Nothing was pushed, or a predictor cannot start.
+        ServingError: Nothing was pushed, or no service can start.
     """
     stop = Event()
-    with _stopped_by_signals(stop), _session(settings, names, port) as (supervisor, endpoints):
-        if supervisor.wait_ready(stop):
+    with _stopped_by_signals(stop), _session(settings, names, port) as (reconciler, gateway):
+        if reconciler.wait_settled(stop):
+            if not reconciler.served:
+                raise next(iter(reconciler.failures.values()))
+            for error in reconciler.failures.values():
+                log.warning("%s", error)
             if on_ready:
-                on_ready(endpoints)
-            supervisor.wait(stop)
+                on_ready({name: gateway.url(name) for name in reconciler.served})
+            reconciler.wait(stop)
     log.info("Stopped")
 
 
@@ -69,111 +67,25 @@ def running(settings: Settings, names: Sequence[str] = (), port: int = 0) -> Ite
         BusyError: The port is in use, or these services are served already.
         ServingError: Nothing was pushed, or a predictor cannot start.
     """
-    with _session(settings, names, port) as (supervisor, endpoints):
-        supervisor.wait_ready(Event())
-        yield endpoints
+    with _session(settings, names, port) as (reconciler, gateway):
+        reconciler.wait_settled(Event())
+        for error in reconciler.failures.values():
+            raise error
+        yield {name: gateway.url(name) for name in reconciler.served}
 
 
 @contextmanager
-def _session(settings: Settings, names: Sequence[str], port: int) -> Iterator[tuple[Supervisor, Endpoints]]:
-    services = pushed_services(settings, names)
-    binary = envoy.binary()
+def _session(settings: Settings, names: Sequence[str], port: int) -> Iterator[tuple[Reconciler, Gateway]]:
+    check_pushed(settings, names)
     with ExitStack() as stack:
         stack.enter_context(_only_runner(settings))
         ports = stack.enter_context(Ports())
-        gateway_port, admin_port = ports.reserve(port), ports.reserve()
-        replicas = replicas_of(services, ports)
-        units = {replica: _predictor(replica, settings) for replica in replicas}
-        gateway = _gateway(binary, replicas, gateway_port, admin_port, settings)
-        endpoints = {service.name: _url(service.name, gateway_port) for service in services}
-        supervisor = Supervisor(
-            [gateway, *units.values()],
-            _environ(settings),
-            lambda: write_state(_state(units, gateway, gateway_port, admin_port), settings),
-        )
+        gateway = Gateway(ports.reserve(port), ports.reserve(), settings)
+        reconciler = Reconciler(settings, names, gateway, ports)
         stack.callback(remove_state, settings)
-        stack.callback(supervisor.stop)
-        supervisor.start()
-        yield supervisor, endpoints
-
-
-def _environ(settings: Settings) -> dict[str, str]:
-    own = settings.environ()
-    inherited = {name: value for name, value in os.environ.items() if name not in own}
-    return inherited | {name: value for name, value in own.items() if value}
-
-
-def _predictor(replica: Replica, settings: Settings) -> Unit:
-    argv = [sys.executable, "-m", "fti.serve.predictor", "--package", replica.revision.storage_uri]
-    argv += ["--name", replica.service, "--revision", replica.revision.name, "--host", HOST]
-    argv += ["--http_port", str(replica.port), "--grpc_port", str(replica.grpc_port)]
-    if replica.revision.feature_repo:
-        argv += ["--feature_repo", replica.revision.feature_repo]
-    name = f"{replica.service}-{replica.variant}"
-    return Unit(
-        name=f"the predictor {name}",
-        argv=argv,
-        log=_fresh_log(settings, name),
-        probe=lambda: _answers(replica.port, replica, {}),
-    )
-
-
-def _gateway(binary: str, replicas: Sequence[Replica], port: int, admin_port: int, settings: Settings) -> Unit:
-    config = settings.home / "envoy.yaml"
-    with atomic_file(config) as scratch:
-        scratch.write_text(yaml.safe_dump(envoy.bootstrap(replicas, port, admin_port)), encoding="utf-8")
-    argv = [binary, "--config-path", str(config), "--disable-hot-restart", "--log-level", "warning"]
-    argv += ["--concurrency", str(min(2, os.cpu_count() or 1))]
-    return Unit(
-        name="the gateway",
-        argv=argv,
-        log=_fresh_log(settings, "envoy"),
-        probe=lambda: all(_answers(port, replica, {envoy.VARIANT_HEADER: replica.variant}) for replica in replicas),
-    )
-
-
-def _answers(port: int, replica: Replica, headers: dict[str, str]) -> bool:
-    """Whether a revision answers on a port: itself, or through the gateway."""
-    connection = HTTPConnection(HOST, port, timeout=0.5)
-    try:
-        connection.request("GET", f"/v2/models/{replica.service}/ready", headers=headers)
-        response = connection.getresponse()
-        return response.status == 200 and response.headers.get(REVISION_HEADER) == replica.revision.name
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _state(units: dict[Replica, Unit], gateway: Unit, port: int, admin_port: int) -> State:
-    services: State = {}
-    for replica, unit in units.items():
-        service = services.setdefault(replica.service, {"url": _url(replica.service, port), "revisions": {}})
-        service["revisions"][replica.variant] = {
-            "revision": replica.revision.name,
-            "percent": replica.percent,
-            "pid": unit.child.pid if unit.child else None,
-            "port": replica.port,
-            "grpc_port": replica.grpc_port,
-            "ready": unit.ready,
-            "restarts": unit.restarts,
-        }
-    gateway_pid = gateway.child.pid if gateway.child else None
-    return {"port": port, "admin_port": admin_port, "gateway_pid": gateway_pid, "services": services}
-
-
-def _url(service: str, port: int) -> str:
-    return f"http://{HOST}:{port}/v1/models/{service}:predict"
-
-
-def _fresh_log(settings: Settings, name: str) -> Path:
-    path = settings.home / "logs" / f"{name}.log"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    except OSError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free disk space") from error
-    return path
+        stack.callback(reconciler.stop)
+        reconciler.start()
+        yield reconciler, gateway
 
 
 @contextmanager

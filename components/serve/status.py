@@ -46,11 +46,15 @@ def read(settings: Settings) -> State:
     Returns:
         `pid` and `port` of the runner or None; and `services`: by name `desired` (variant to revision and percent),
         `actual` (url, and variant to revision, percent, pid, port, grpc_port, ready, restarts) or None, `in_sync`
-        (whether all that is desired runs and is ready) and `error` where a manifest cannot be read.
+        (whether all that is desired runs and is ready), `failures` (why a variant cannot be served) and `error` where
+        a manifest cannot be read.
     """
-    state = read_state(settings) or {"pid": None, "port": None, "services": {}}
+    state = read_state(settings) or {"pid": None, "port": None, "services": {}, "failures": {}}
     running: State = state["services"]
     services = {name: _service(name, running.get(name), settings) for name in service_names(settings)}
+    for name, service in services.items():
+        own = {variant: state["failures"].get(f"{name}-{variant}") for variant in service["desired"]}
+        service["failures"] = {variant: why for variant, why in own.items() if why}
     for name in running.keys() - services.keys():
         services[name] = {"desired": {}, "actual": running[name], "in_sync": False}
     return {"pid": state["pid"], "port": state["port"], "services": services}

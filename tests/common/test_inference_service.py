@@ -1,6 +1,5 @@
 """Manifests: what a push does to the traffic, and that KServe's own schema accepts what is written."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +22,7 @@ from fti.common.inference_service import (
     write_service,
 )
 from fti.common.settings import Settings
-
-CRD = Path(__file__).parents[3] / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"
+from tests.crds import check_inference_service
 
 digests = st.sampled_from(["a" * 64, "b" * 64, "c" * 64])
 revisions = st.builds(lambda digest: Revision(digest, f"s3://models/late/{digest[:12]}"), digests)
@@ -91,20 +89,16 @@ def test_other_fields_of_a_manifest_survive_a_push_and_are_the_canarys_too() -> 
     assert promoted["spec"]["predictor"]["model"]["storageUri"] == "s3://m/b"
 
 
-@pytest.mark.skipif(not CRD.exists(), reason="KServe's CRDs lie outside of the repository")
 def test_kserves_own_schema_accepts_the_manifest() -> None:
     import jsonschema
 
-    crd = yaml.load(CRD.read_text(), Loader=yaml.CSafeLoader)
-    schema = _closed(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
-    validator = jsonschema.Draft7Validator(schema)
     one, two = Revision("a" * 64, "s3://m/a"), Revision("b" * 64, "s3://m/b", "/features")
-    validator.validate(render(Service("late", one)))
-    validator.validate(render(Service("late", one, two, 0)))
+    check_inference_service(render(Service("late", one)))
+    check_inference_service(render(Service("late", one, two, 0)))
     wrong = render(Service("late", one, two, 20))
     wrong["spec"]["canary"][0]["trafic"] = 3
     with pytest.raises(jsonschema.ValidationError, match="trafic"):
-        validator.validate(wrong)
+        check_inference_service(wrong)
 
 
 def test_the_manifest_by_hand() -> None:
@@ -181,17 +175,3 @@ def test_files_that_are_no_manifest(settings: Settings, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ServingError, match=r"late\.yaml"):
         read_service("late", settings)
-
-
-def _closed(schema: Any) -> Any:
-    """The schema as the API server applies it with strict field validation: unknown fields are errors."""
-    if isinstance(schema, list):
-        return [_closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: _closed(value) for key, value in schema.items()}
-    if isinstance(closed.get("properties"), dict) and "type" in schema and closed["properties"].keys() != {"name"}:
-        closed.setdefault("additionalProperties", False)
-    if schema.get("x-kubernetes-preserve-unknown-fields") or schema.get("properties", {}).keys() == {"metadata"}:
-        closed.pop("additionalProperties", None)
-    return closed

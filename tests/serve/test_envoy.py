@@ -9,21 +9,30 @@ import yaml
 
 from fti.common.inference_service import Revision, Service
 from fti.serve import envoy
-from fti.serve.plan import Replica, replicas_of
-from fti.serve.ports import Ports
+from fti.serve.plan import Replica
 
 ONE, TWO = Revision("a" * 64, "/a"), Revision("b" * 64, "/b")
 
 
 def replicas(*services: Service) -> list[Replica]:
-    with Ports() as ports:
-        return replicas_of(services, ports)
+    shares = [(service, *share) for service in services for share in service.revisions().items()]
+    return [
+        Replica(service.name, variant, revision, percent, 20_000 + number, 30_000 + number)
+        for number, (service, variant, (revision, percent)) in enumerate(shares)
+    ]
 
 
 @pytest.mark.parametrize("percent", [0, 1, 99, None])
 def test_envoy_accepts_it(tmp_path: Path, percent: int | None) -> None:
     late = Service("late", ONE) if percent is None else Service("late", ONE, TWO, percent)
-    config = envoy.bootstrap(replicas(late, Service("late-arrival", TWO)), 18080, 19901)
+    every = replicas(late, Service("late-arrival", TWO))
+    config = envoy.bootstrap(18080, 19901, tmp_path / "clusters.yaml", tmp_path / "routes.yaml")
+    # Envoy reads the two files only once it runs: to be validated, their content stands in the configuration itself.
+    del config["dynamic_resources"]
+    config["static_resources"]["clusters"] = envoy.clusters(every)
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    manager["route_config"] = envoy.routes(every)
     path = tmp_path / "envoy.yaml"
     path.write_text(yaml.safe_dump(config))
     command = [envoy.binary(), "--mode", "validate", "--config-path", str(path), "--log-level", "warning"]
@@ -33,10 +42,30 @@ def test_envoy_accepts_it(tmp_path: Path, percent: int | None) -> None:
 
 
 def test_weights_are_the_shares() -> None:
-    table = envoy.routes(replicas(Service("late", ONE, TWO, 20)))["virtual_hosts"][0]["routes"]
+    pair = replicas(Service("late", ONE, TWO, 20))
+    table = envoy.routes(pair)["virtual_hosts"][0]["routes"]
     weighted = [route["route"]["weighted_clusters"] for route in table if "weighted_clusters" in route.get("route", {})]
-    shares: list[dict[str, Any]] = [{"name": "late-stable", "weight": 80}, {"name": "late-canary", "weight": 20}]
+    stable, canary = envoy.cluster_names(pair).values()
+    shares: list[dict[str, Any]] = [{"name": stable, "weight": 80}, {"name": canary, "weight": 20}]
     assert weighted == [{"clusters": shares}] * 2  # V1 and V2
+
+
+def test_a_cluster_is_never_changed_but_replaced() -> None:
+    one, two, three = (Revision(letter * 64, f"/{letter}") for letter in "abc")
+    seen: dict[str, Any] = {}
+    for service in (
+        Service("late", one),
+        Service("late", one, two, 20),
+        Service("late", two),
+        Service("late", two, three, 5),
+    ):
+        ports = {one: 1, two: 2, three: 3}
+        group = [
+            Replica("late", variant, revision, percent, ports[revision], 0)
+            for variant, (revision, percent) in service.revisions().items()
+        ]
+        for cluster in envoy.clusters(group):
+            assert seen.setdefault(cluster["name"], cluster) == cluster
 
 
 def test_the_canary_falls_back_to_the_stable_predictor_and_not_the_other_way() -> None:
@@ -48,7 +77,8 @@ def test_the_canary_falls_back_to_the_stable_predictor_and_not_the_other_way() -
     assert ports == [[stable.port], [canary.port, stable.port]]
 
 
-def test_all_listens_on_loopback_only() -> None:
-    text = yaml.safe_dump(envoy.bootstrap(replicas(Service("late", ONE, TWO, 20)), 18080, 19901))
+def test_all_listens_on_loopback_only(tmp_path: Path) -> None:
+    text = yaml.safe_dump(envoy.bootstrap(18080, 19901, tmp_path / "clusters.yaml", tmp_path / "routes.yaml"))
+    text += yaml.safe_dump(envoy.clusters(replicas(Service("late", ONE, TWO, 20))))
     addresses = {line.split()[-1] for line in text.splitlines() if line.strip().startswith("address: 1")}
     assert addresses == {"127.0.0.1"} and "0.0.0.0" not in text

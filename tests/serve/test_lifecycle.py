@@ -80,8 +80,7 @@ def children(settings: Settings) -> list[int]:
         state = json.loads(state_path(settings).read_text())
     except FileNotFoundError:
         return []
-    replicas = [replica for service in state["services"].values() for replica in service["revisions"].values()]
-    return [pid for pid in [state["gateway_pid"], *(replica["pid"] for replica in replicas)] if pid]
+    return [pid for pid in [state["gateway_pid"], *state["predictor_pids"]] if pid]
 
 
 def gone(pid: int) -> bool:
@@ -225,18 +224,18 @@ def test_a_home_that_cannot_be_written(settings: Settings, one_service: ModelPac
 def test_what_a_laptop_cannot_honour_is_refused_or_named(
     settings: Settings, one_service: ModelPackage, caplog: pytest.LogCaptureFixture, change: Any, error: str | None
 ) -> None:
-    from fti.serve.plan import pushed_services
+    from fti.serve.plan import desired_services
 
     path = manifest_path("late", settings)
     manifest = yaml.safe_load(path.read_text())
     change(manifest["spec"])
     path.write_text(yaml.safe_dump(manifest))
     if error is None:
-        assert [service.name for service in pushed_services(settings)] == ["late"]
+        assert desired_services(settings)[0].keys() == {"late"}
         assert "only a cluster heeds" in caplog.text
     else:
-        with pytest.raises(ServingError, match=error):
-            pushed_services(settings)
+        services, errors = desired_services(settings)
+        assert not services and error in str(errors["late"])
 
 
 def test_a_manifest_under_another_name(settings: Settings, one_service: ModelPackage) -> None:
@@ -247,12 +246,12 @@ def test_a_manifest_under_another_name(settings: Settings, one_service: ModelPac
 
 def test_status_of_what_is_pushed_but_not_served(settings: Settings, one_service: ModelPackage) -> None:
     desired = {"stable": {"revision": one_service.digest[:12], "percent": 100}}
-    late = {"desired": desired, "actual": None, "in_sync": False}
+    late = {"desired": desired, "actual": None, "in_sync": False, "failures": {}}
     assert read(settings) == {"pid": None, "port": None, "services": {"late": late}}
 
 
 def test_status_ignores_the_state_of_a_runner_that_was_killed(settings: Settings, one_service: ModelPackage) -> None:
-    write_state({"port": 8080, "services": {}}, settings)
+    write_state({"port": 8080, "services": {}, "failures": {}}, settings)
     assert read(settings)["port"] == 8080
     state = json.loads(state_path(settings).read_text())
     state_path(settings).write_text(json.dumps({**state, "pid_started": "0"}))
@@ -270,7 +269,8 @@ def test_status_shows_a_push_that_is_not_served_yet(
     settings: Settings, one_service: ModelPackage, tmp_path: Path
 ) -> None:
     revision = {"revision": one_service.digest[:12], "percent": 100, "ready": True}
-    write_state({"port": 8080, "services": {"late": {"url": "", "revisions": {"stable": revision}}}}, settings)
+    late = {"url": "", "revisions": {"stable": revision}}
+    write_state({"port": 8080, "services": {"late": late}, "failures": {}}, settings)
     assert read(settings)["services"]["late"]["in_sync"] is True
     publish(settings, tiny.write_binary(tmp_path / "another", bias=0.5), "late", percent=20)
     assert read(settings)["services"]["late"]["in_sync"] is False

@@ -1,0 +1,130 @@
+"""The gateway: an Envoy process, and traffic that moves without a request lost."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from time import monotonic, sleep
+
+import yaml
+
+from fti.common.errors import ServingError
+from fti.common.files import atomic_file
+from fti.common.settings import Settings
+from fti.serve import envoy
+from fti.serve.plan import Replica
+from fti.serve.ports import HOST
+from fti.serve.unit import Unit, fresh_log
+
+_TAKEN_OVER_SECONDS = 10.0
+_POLL_SECONDS = 0.01
+
+
+class Gateway:
+    """Envoy, told by files what to route where.
+
+    Args:
+        port: Where it listens.
+        admin_port: Where its administration listens.
+        settings: Under whose home its files go.
+
+    Attributes:
+        unit: The process.
+        port: Where it listens.
+        admin_port: Where its administration listens.
+
+    Raises:
+        ServingError: Envoy is not installed.
+        StorageError: Its files cannot be written.
+    """
+
+    def __init__(self, port: int, admin_port: int, settings: Settings) -> None:
+        self.port, self.admin_port = port, admin_port
+        self._folder = settings.home / "envoy"
+        self._version = 0
+        self._live: list[Replica] = []
+        argv = [envoy.binary(), "--config-path", str(self._folder / "bootstrap.yaml"), "--disable-hot-restart"]
+        argv += ["--log-level", "warning", "--concurrency", str(min(2, os.cpu_count() or 1))]
+        self.unit = Unit(name="the gateway", argv=argv, log=fresh_log(settings, "envoy"), probe=self._alive)
+        self._write("bootstrap.yaml", envoy.bootstrap(port, admin_port, self._clusters_file, self._routes_file))
+        self._write_clusters([])
+        self._write_routes([])
+
+    def route(self, replicas: Sequence[Replica]) -> None:
+        """Moves the traffic: new clusters first, then the routes to them, and only then are old clusters removed.
+
+        Args:
+            replicas: Ready predictors, grouped by service, with their shares.
+
+        Raises:
+            ServingError: Envoy does not take it over in time; what was routed before still is.
+        """
+        self._write_clusters([*envoy.clusters(self._live), *envoy.clusters(replicas)])
+        before = set(envoy.cluster_names(self._live).values())
+        new = set(envoy.cluster_names(replicas).values()) - before
+        self._until(lambda: new <= self._healthy_clusters(), "the new predictors")
+        self._write_routes(replicas)
+        self._until(lambda: self._routes_version() == self._version, "the new routes")
+        self._live = list(replicas)
+        self._write_clusters(envoy.clusters(replicas))
+
+    def url(self, service: str) -> str:
+        """Where a service is asked for predictions."""
+        return f"http://{HOST}:{self.port}/v1/models/{service}:predict"
+
+    @property
+    def _clusters_file(self) -> Path:
+        return self._folder / "clusters.yaml"
+
+    @property
+    def _routes_file(self) -> Path:
+        return self._folder / "routes.yaml"
+
+    def _write_clusters(self, clusters: Sequence[envoy.Config]) -> None:
+        once = {cluster["name"]: cluster for cluster in clusters}
+        self._version += 1
+        response = envoy.discovery_response(self._version, "cluster.v3.Cluster", list(once.values()))
+        self._write("clusters.yaml", response)
+
+    def _write_routes(self, replicas: Sequence[Replica]) -> None:
+        self._version += 1
+        table = envoy.discovery_response(self._version, "route.v3.RouteConfiguration", [envoy.routes(replicas)])
+        self._write("routes.yaml", table)
+
+    def _write(self, name: str, content: envoy.Config) -> None:
+        with atomic_file(self._folder / name) as scratch:  # Envoy takes a file over when it is renamed
+            scratch.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def _alive(self) -> bool:
+        return "LIVE" in self._ask("/ready")
+
+    def _healthy_clusters(self) -> set[str]:
+        """Clusters in use whose first endpoint answers; those that Envoy still prepares are not listed."""
+        listed = json.loads(self._ask("/clusters?format=json") or "{}").get("cluster_statuses", [])
+        return {
+            cluster["name"]
+            for cluster in listed
+            if not cluster["host_statuses"][0]["health_status"].get("failed_active_health_check")
+        }
+
+    def _routes_version(self) -> int:
+        version = self._ask("/stats?filter=rds.*version_text").partition('"')[2].partition('"')[0]
+        return int(version) if version.isdigit() else 0
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        deadline = monotonic() + _TAKEN_OVER_SECONDS
+        while not done():
+            if monotonic() > deadline:
+                raise ServingError(f"the gateway does not take over {what}", remedy=f"See {self.unit.log}")
+            sleep(_POLL_SECONDS)
+
+    def _ask(self, path: str) -> str:
+        connection = HTTPConnection(HOST, self.admin_port, timeout=0.5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except (OSError, HTTPException):
+            return ""
+        finally:
+            connection.close()

@@ -1,0 +1,273 @@
+"""Makes what runs equal to what was pushed, again and again: manifests on one side, processes and routes on the other.
+
+A new revision takes traffic once it answers; until then, and where it cannot start, what was served before is.
+"""
+
+import logging
+from collections.abc import Sequence
+from threading import Event, Thread
+from time import monotonic
+
+from fti.common.errors import FtiError, ServingError
+from fti.common.inference_service import STABLE, Service
+from fti.common.settings import Settings
+from fti.serve.conditions import Status, remove_status, status_of, write_status
+from fti.serve.gateway import Gateway
+from fti.serve.plan import Replica, desired_services
+from fti.serve.ports import Ports
+from fti.serve.predictors import STOP_SECONDS, Predictor, Predictors, Target, child_environ
+from fti.serve.process import stop_all, tail
+from fti.serve.status import State, write_state
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 120.0
+_MANIFESTS_SECONDS = 0.25
+_BUSY_PAUSE, _IDLE_PAUSE = 0.05, 0.2
+
+
+class Reconciler:
+    """Runs predictors and a gateway in one thread of its own, which outlives them all.
+
+    Args:
+        settings: Where manifests, packages and state lie.
+        names: The services to serve; none means all, and those pushed later too.
+        gateway: The gateway.
+        ports: Where the predictors' ports come from.
+
+    Attributes:
+        served: The services that answer.
+        failures: What cannot be served as desired, and why: by `<service>`, or `<service>-<variant>`.
+    """
+
+    def __init__(self, settings: Settings, names: Sequence[str], gateway: Gateway, ports: Ports) -> None:
+        self._settings, self._names, self._gateway = settings, names, gateway
+        self._predictors = Predictors(settings, ports)
+        self._environ = child_environ(settings)
+        self._desired: dict[str, Service] = {}
+        self._errors: dict[str, ServingError] = {}
+        self._routed: dict[str, list[Replica]] = {}
+        self.served: list[str] = []
+        self.failures: dict[str, ServingError] = {}
+        self._settled = False
+        self._manifests_at = 0.0
+        self._published: State = {}
+        self._statuses: dict[str, Status] = {}
+        self._stopping = Event()
+        self._failure: BaseException | None = None
+        self._thread = Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Starts everything, without waiting for it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops everything, the gateway first, and waits for the end."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def wait_settled(self, stop: Event) -> bool:
+        """Waits until every service is served, or cannot be.
+
+        Args:
+            stop: Gives up when it is set.
+
+        Returns:
+            False when told to give up.
+
+        Raises:
+            ServingError: The gateway cannot start, or something takes too long.
+        """
+        deadline = monotonic() + START_SECONDS
+        while not stop.wait(0.02):
+            self._raise_failure()
+            if self._settled:
+                return True
+            if monotonic() > deadline:
+                raise ServingError(f"not all is served within {START_SECONDS:.0f} s", remedy="See `fti status`")
+        return False
+
+    def wait(self, stop: Event) -> None:
+        """Waits until told to stop.
+
+        Raises:
+            ServingError: The reconciler itself fails.
+        """
+        while not stop.wait(0.5):
+            self._raise_failure()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(_IDLE_PAUSE if self._settled else _BUSY_PAUSE):
+                self._read_manifests()
+                self._gateway.unit.step(monotonic(), self._environ)
+                self._predictors.step(self._wanted())
+                self._check_gateway()
+                self._reconcile()
+                self.served, self.failures = sorted(self._routed), self._find_failures()
+                self._publish()
+                self._settled = all(self._is_settled(service) for service in self._desired.values())
+        except BaseException as error:  # handed over to the thread that waits
+            self._failure = error
+        finally:
+            stop_all([self._gateway.unit.child] if self._gateway.unit.child else [], STOP_SECONDS)
+            self._predictors.stop()
+            for name in self._statuses:
+                remove_status(name, self._settings)
+
+    def _read_manifests(self) -> None:
+        if monotonic() < self._manifests_at:
+            return
+        self._manifests_at = monotonic() + _MANIFESTS_SECONDS
+        services, errors = desired_services(self._settings, self._names)
+        for name, error in errors.items():
+            if str(self._errors.get(name)) != str(error):
+                log.warning("%s", error)
+            if name in self._desired:  # served on as it was
+                services[name] = self._desired[name]
+        self._desired, self._errors = services, errors
+
+    def _wanted(self) -> set[Target]:
+        """Every revision that is desired or still has traffic."""
+        desired = {
+            (name, revision) for name, service in self._desired.items() for revision, _ in service.revisions().values()
+        }
+        routed = {(replica.service, replica.revision) for group in self._routed.values() for replica in group}
+        for target in desired:
+            self._predictors.of(target)
+        return desired | routed
+
+    def _check_gateway(self) -> None:
+        unit = self._gateway.unit
+        if unit.restarts and not unit.answered:
+            raise ServingError(f"{unit.name} ended; its log {unit.log} ends:\n{tail(unit.log)}\n")
+
+    def _reconcile(self) -> None:
+        """Moves the traffic where it shall be and can."""
+        routes = {name: self._route(service) for name, service in sorted(self._desired.items())}
+        possible = {name: group for name, group in routes.items() if group}
+        if not self._gateway.unit.ready:
+            return
+        if possible != self._routed:
+            try:
+                self._gateway.route([replica for group in possible.values() for replica in group])
+            except ServingError as error:
+                log.warning("%s", error)
+                return
+            for name in possible.keys() | self._routed.keys():
+                if possible.get(name) != self._routed.get(name):
+                    log.info("%s: %s", name, _described(possible.get(name, [])))
+            self._routed = possible
+
+    def _route(self, service: Service) -> list[Replica]:
+        """How a service's traffic can be split now: as desired, as before, or not at all."""
+        before = self._routed.get(service.name, [])
+        whole = self._replicas(service)
+        if all(self._of(replica).unit.answered for replica in whole):
+            return whole
+        stable = next(replica for replica in whole if replica.variant == STABLE)
+        canaries_failed = all(self._of(replica).failure for replica in whole if replica.variant != STABLE)
+        if self._of(stable).unit.answered and len(whole) > 1 and canaries_failed:
+            return self._replicas(Service(service.name, service.stable))
+        return before
+
+    def _replicas(self, service: Service) -> list[Replica]:
+        replicas = []
+        for variant, (revision, percent) in service.revisions().items():
+            predictor = self._predictors.of((service.name, revision))
+            replicas.append(Replica(service.name, variant, revision, percent, predictor.port, predictor.grpc_port))
+        return replicas
+
+    def _of(self, replica: Replica) -> Predictor:
+        return self._predictors.of((replica.service, replica.revision))
+
+    def _is_settled(self, service: Service) -> bool:
+        if not self._gateway.unit.ready:
+            return False
+        whole = self._replicas(service)
+        failed = any(self._of(replica).failure for replica in whole)
+        starting = any(not self._of(replica).unit.answered and not self._of(replica).failure for replica in whole)
+        return not starting and (failed or self._routed.get(service.name) == whole)
+
+    def _find_failures(self) -> dict[str, ServingError]:
+        broken = dict(self._errors)
+        for replica in (replica for service in self._desired.values() for replica in self._replicas(service)):
+            name = f"{replica.service}-{replica.variant}"
+            if self._of(replica).failure:
+                broken[name] = _not_started(name, self._of(replica))
+        return broken
+
+    def _publish(self) -> None:
+        state = self._state()
+        if state == self._published:
+            return
+        try:
+            write_state(state, self._settings)
+            self._write_statuses(state)
+            self._published = state
+        except (FtiError, OSError) as error:  # no reason to stop serving
+            log.warning("the state could not be written: %s", error)
+
+    def _write_statuses(self, state: State) -> None:
+        for name, service in self._desired.items():
+            live = state["services"].get(name, {}).get("revisions", {})
+            failures = {
+                variant: self._predictors.of((name, revision)).failure
+                for variant, (revision, _) in service.revisions().items()
+                if self._predictors.of((name, revision)).failure
+            }
+            before = self._statuses.get(name, {})
+            status = status_of(service, live, failures, self._gateway.url(name), before)
+            if status != before:
+                write_status(name, status, self._settings)
+                self._statuses[name] = status
+        for name in self._statuses.keys() - self._desired.keys():
+            remove_status(name, self._settings)
+            del self._statuses[name]
+
+    def _state(self) -> State:
+        services: State = {}
+        for name, group in self._routed.items():
+            revisions = {replica.variant: self._replica_state(replica) for replica in group}
+            services[name] = {"url": self._gateway.url(name), "revisions": revisions}
+        gateway = self._gateway
+        return {
+            "port": gateway.port,
+            "admin_port": gateway.admin_port,
+            "gateway_pid": gateway.unit.child.pid if gateway.unit.child else None,
+            "services": services,
+            "predictor_pids": self._predictors.pids(),
+            "failures": {name: str(error) for name, error in self.failures.items()},
+        }
+
+    def _replica_state(self, replica: Replica) -> State:
+        unit = self._of(replica).unit
+        return {
+            "revision": replica.revision.name,
+            "percent": replica.percent,
+            "pid": unit.child.pid if unit.child else None,
+            "port": replica.port,
+            "grpc_port": replica.grpc_port,
+            "ready": unit.ready,
+            "restarts": unit.restarts,
+        }
+
+    def _raise_failure(self) -> None:
+        if isinstance(self._failure, FtiError | OSError):
+            raise self._failure
+        if self._failure is not None:
+            raise ServingError(f"the reconciler failed: {self._failure!r}") from self._failure
+
+
+def _described(group: Sequence[Replica]) -> str:
+    shares = (f"{replica.variant} {replica.revision.name} {replica.percent} %" for replica in group)
+    return ", ".join(shares) or "no longer served"
+
+
+def _not_started(name: str, predictor: Predictor) -> ServingError:
+    unit = predictor.unit
+    return ServingError(
+        f"the predictor {name} ended; its log {unit.log} ends:\n{tail(unit.log)}\n",
+        remedy="Serve the other services by name: fti serve NAME",
+    )
