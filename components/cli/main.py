@@ -7,7 +7,7 @@ import click
 from fti.cli.compile import compile_command
 from fti.cli.demo import demo_command
 from fti.cli.run import run_command
-from fti.cli.serving import predict_command, serve_command, status_command
+from fti.cli.serving import predict_command, promote_command, rollback_command, serve_command, status_command
 from fti.common.errors import FtiError
 
 
@@ -22,13 +22,23 @@ def cli() -> None:
       fti run loop          the same loop as one pipeline, with your own parameters
       fti serve             serve what has been pushed, behind one address
       fti predict NAME      ask a served model
+      fti promote NAME      make its canary stable; `fti rollback NAME` ends the trial instead
       fti compile           write every pipeline and component as YAML for Kubeflow
 
     All state lies under ./.fti (or $FTI_HOME) and can be deleted.
     """
 
 
-for command in (run_command, compile_command, serve_command, predict_command, status_command, demo_command):
+for command in (
+    run_command,
+    compile_command,
+    serve_command,
+    predict_command,
+    status_command,
+    promote_command,
+    rollback_command,
+    demo_command,
+):
     cli.add_command(command)
 
 

@@ -1,6 +1,7 @@
 """`fti serve`, `fti predict`, `fti status`: what has been pushed, on this machine."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,34 @@ def _parsed(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
         raise ConfigError(f"{Path(rows.name).name} is not a list of rows", allowed='[{"column": value, …}, …]')
     return parsed
+
+
+@click.command("promote")
+@click.argument("service")
+def promote_command(service: str) -> None:
+    """Make a service's canary its stable model. Safe to repeat."""
+    from fti.push.traffic import promote
+
+    _end_trial(service, promote, "the canary is stable now")
+
+
+@click.command("rollback")
+@click.argument("service")
+def rollback_command(service: str) -> None:
+    """Take a service's canary away; the stable model gets all of the traffic. Safe to repeat."""
+    from fti.push.traffic import rollback
+
+    _end_trial(service, rollback, "the canary is gone")
+
+
+def _end_trial(service: str, end: Callable[[str, Settings], bool], done: str) -> None:
+    from fti.serve.status import wait_in_sync
+
+    settings = Settings.from_env()
+    ended = end(service, settings)
+    served = wait_in_sync(service, settings)
+    where = "and it is served so" if served else "`fti serve` takes it over"
+    click.echo(f"{service}: {done}, {where}." if ended else f"{service} has no canary; nothing to do.")
 
 
 @click.command("status")

@@ -2,12 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fti.common.errors import BusyError, ConfigError, StorageError, UnblessedModelError
+from fti.common.errors import ConfigError, UnblessedModelError
 from fti.common.files import atomic_file
 from fti.common.inference_service import (
     CANARY,
@@ -23,10 +21,9 @@ from fti.common.inference_service import (
 from fti.common.model_package import load_package
 from fti.common.settings import Settings
 from fti.common.storage import publish_dir
+from fti.push.traffic import locked
 
 log = logging.getLogger(__name__)
-
-LOCK_SECONDS = 60.0
 
 
 def push(
@@ -68,7 +65,7 @@ def push(
     repo = _absolute(feature_repo)
     if package.signature.feature_service and not repo:
         log.warning("%s: without feature_repo every request must carry all features itself", service)
-    with _lock(service, settings):
+    with locked(service, settings):
         current = read_service(service, settings)
         uri = f"{settings.models_uri}/{service}/{package.digest[:12]}"
         revision = Revision(package.digest, publish_dir(package.path, uri, settings), repo)
@@ -123,21 +120,6 @@ def _absolute(feature_repo: str) -> str:
     if not (folder / "feature_store.yaml").is_file():
         raise ConfigError(f"{folder} is not a Feast repository", allowed="a folder that holds feature_store.yaml")
     return str(folder)
-
-
-@contextmanager
-def _lock(service: str, settings: Settings) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    path = settings.services / f".{service}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=LOCK_SECONDS):
-            yield
-    except Timeout as error:
-        raise BusyError(f"another push to {service} goes on", remedy="Wait until it is done and push again") from error
-    except PermissionError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Make it writable") from error
 
 
 def _announced(

@@ -3,9 +3,10 @@
 import json
 import os
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
-from fti.common.errors import FtiError
+from fti.common.errors import FtiError, ServingError
 from fti.common.files import atomic_file
 from fti.common.inference_service import read_service, service_names
 from fti.common.settings import Settings
@@ -58,6 +59,29 @@ def read(settings: Settings) -> State:
     for name in running.keys() - services.keys():
         services[name] = {"desired": {}, "actual": running[name], "in_sync": False}
     return {"pid": state["pid"], "port": state["port"], "services": services}
+
+
+def wait_in_sync(name: str, settings: Settings, seconds: float = 60.0) -> bool:
+    """Waits until a running `fti serve` serves a service as it is desired.
+
+    Returns:
+        False where nobody serves it here.
+
+    Raises:
+        ServingError: It is not served as desired in time, or cannot be; says why.
+    """
+    deadline = monotonic() + seconds
+    while name in (read_state(settings) or {"services": {}})["services"]:
+        service = read(settings)["services"][name]
+        if service["in_sync"]:
+            return True
+        if service["failures"] or monotonic() > deadline:
+            why = "; ".join(f"{variant}: {failure}" for variant, failure in service["failures"].items())
+            raise ServingError(
+                f"{name} is not served as desired: {why or f'not within {seconds:.0f} s'}", remedy="See `fti status`"
+            )
+        sleep(0.05)
+    return False
 
 
 def _service(name: str, actual: State | None, settings: Settings) -> State:

@@ -22,7 +22,7 @@ def fti(*arguments: str, code: int = 0, stdin: str = "") -> str:
 
 def test_help_names_every_verb_and_the_way_through() -> None:
     text = fti("--help")
-    for verb in ("run", "compile", "serve", "predict", "status", "demo"):
+    for verb in ("run", "compile", "serve", "predict", "status", "promote", "rollback", "demo"):
         assert f"\n  {verb} " in text
     assert "fti run loop" in text
 

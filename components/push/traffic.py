@@ -1,0 +1,82 @@
+"""Ends the trial of a canary: it becomes stable, or it goes. Both may be repeated and interrupted at any time."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from fti.common.errors import BusyError, ConfigError, StorageError
+from fti.common.inference_service import Service, read_service, service_names, write_service
+from fti.common.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 60.0
+
+
+def promote(name: str, settings: Settings) -> bool:
+    """Makes a service's canary its stable model, with all of the traffic.
+
+    Args:
+        name: The service.
+        settings: Where the manifests lie.
+
+    Returns:
+        Whether there was a canary.
+
+    Raises:
+        ConfigError: The service was never pushed.
+        BusyError: Another change of this service goes on.
+    """
+    return _change(name, settings, lambda service: Service(service.name, stable=service.canary or service.stable))
+
+
+def rollback(name: str, settings: Settings) -> bool:
+    """Takes a service's canary away: the stable model gets all of the traffic.
+
+    Args:
+        name: The service.
+        settings: Where the manifests lie.
+
+    Returns:
+        Whether there was a canary.
+
+    Raises:
+        ConfigError: The service was never pushed.
+        BusyError: Another change of this service goes on.
+    """
+    return _change(name, settings, lambda service: replace(service, canary=None, canary_percent=0))
+
+
+@contextmanager
+def locked(service: str, settings: Settings) -> Iterator[None]:
+    """Holds a service's manifest: changes come one after another.
+
+    Raises:
+        BusyError: Another change takes too long.
+        StorageError: The folder of the manifests cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    path = settings.services / f".{service}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise BusyError(f"another push to {service} goes on", remedy="Wait until it is done and push again") from error
+    except PermissionError as error:
+        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Make it writable") from error
+
+
+def _change(name: str, settings: Settings, change: Callable[[Service], Service]) -> bool:
+    if name not in service_names(settings):
+        raise ConfigError(
+            f"service {name!r} was not pushed", allowed=", ".join(service_names(settings)) or "none was pushed"
+        )
+    with locked(name, settings):
+        service = read_service(name, settings)
+        if service is None or service.canary is None:
+            return False
+        write_service(change(service), settings)
+    return True
