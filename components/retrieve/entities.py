@@ -33,7 +33,7 @@ def read_entities(entities: str, columns: list[str], optional: list[str], settin
     """
     import polars as pl
 
-    from fti.retrieve.join import utc
+    from fti.retrieve.times import utc
 
     plain = "/" not in entities and not entities.endswith(".parquet")
     uri = f"{settings.offline_uri}/{entities}" if plain else entities

@@ -1,13 +1,24 @@
-"""The as-of join: to every row, the latest values that were known at its time."""
+"""The as-of join: to every row, the latest values that were known at its time.
+
+The table of values is read once, in pieces and in any order; each row keeps the best value met so far. So memory is
+that of the rows asked about and of one piece, however large the table. Within a piece only times and keys are sorted,
+and values are fetched for rows that have found some.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from fti.retrieve.chunks import chunks
+from fti.retrieve.times import between, utc
+
 if TYPE_CHECKING:
     import polars as pl
 
-_ROW, _TIME = "__row", "__time"
+_ROW, _TIME, _CREATED, _KEY = "__row", "__time", "__created", "__key"
+_POSITION, _ORDER, _RANK = "__position", "__order", "__rank"
+_INT64 = 1 << 63
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def asof_join(
@@ -20,6 +31,7 @@ def asof_join(
     features: Mapping[str, str],
     ttl: timedelta | None = None,
     created: str | None = None,
+    as_created: bool = False,
 ) -> "pl.DataFrame":
     """Looks up, for every row, the values known last at its time: `at - ttl <= known_at <= at`.
 
@@ -32,108 +44,132 @@ def asof_join(
             A null key finds nothing.
         features: Columns of `values` to look up -> their names in the result.
         ttl: How long values hold, both ends included; None or zero: forever.
-        created: Column of `values` that decides between equal times: the latest wins. Without it, the last row.
+        created: Column of `values` that decides between equal times: the latest wins, null is the earliest. Without
+            it, and among equals, the last row.
+        as_created: Whether rows hold only from `created` on, too: late corrections stay unknown until then. A row
+            without it is never found.
 
     Returns:
         The features alone, row by row aligned with `rows`; null where nothing was known.
     """
     import polars as pl
 
-    by = [f"__key{position}" for position in range(len(keys))]
     schema = values.collect_schema()
+    ttl = min(ttl, _LAST - _FIRST) if ttl else None
+    by = [f"__key{position}" for position in range(len(keys))]
     asked = rows.select(
         pl.row_index(_ROW),
         utc(pl.col(at), rows.schema[at]).alias(_TIME),
         *(_like(rows, left, schema[right]).alias(key) for key, (left, right) in zip(by, keys.items(), strict=True)),
-    ).drop_nulls()
-    known = _known(
-        values,
-        asked,
-        known_at=known_at,
-        keys=dict(zip(by, keys.values(), strict=True)),
-        features=features,
-        ttl=ttl,
-        created=created,
     )
-    found = asked.sort(_TIME, _ROW).join_asof(
-        known,
-        on=_TIME,
-        by=by or None,
-        strategy="backward",
-        tolerance=ttl or None,
-        check_sortedness=False,  # both are sorted above; Polars cannot verify it within groups
-    )
-    aligned = rows.select(pl.row_index(_ROW)).join(found, on=_ROW, how="left", maintain_order="left")
-    return aligned.select(features.values())
-
-
-def utc(column: "pl.Expr", dtype: "pl.DataType") -> "pl.Expr":
-    """A column of times as UTC microseconds: naive ones are UTC, strings are ISO 8601, dates their midnight."""
-    import polars as pl
-
-    if dtype == pl.String:
-        return column.str.to_datetime(time_unit="us", time_zone="UTC", strict=True)
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
-        return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-    return column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-
-
-def between(values: "pl.LazyFrame", time: str, start: datetime | None, end: datetime | None) -> "pl.LazyFrame":
-    """The rows of a feature table within a span of time, both ends included, reading no partition beyond it.
-
-    A table partitioned by `event_date` (the UTC date of `event_timestamp`) is pruned by it.
-    """
-    import polars as pl
-
-    schema = values.collect_schema()
-    moment = utc(pl.col(time), schema[time])
-    pruned = time == "event_timestamp" and schema.get("event_date") == pl.Date
-    if start is not None:
-        values = values.filter(pl.col("event_date") >= start.date()) if pruned else values
-        values = values.filter(moment >= start)
-    if end is not None:
-        values = values.filter(pl.col("event_date") <= end.date()) if pruned else values
-        values = values.filter(moment <= end)
-    return values
-
-
-def _known(
-    values: "pl.LazyFrame",
-    asked: "pl.DataFrame",
-    *,
-    known_at: str,
-    keys: Mapping[str, str],
-    features: Mapping[str, str],
-    ttl: timedelta | None,
-    created: str | None,
-) -> "pl.DataFrame":
-    """What could be found at all: sorted by time, one row for each key and time."""
-    import polars as pl
-
-    schema = values.collect_schema()
-    never = datetime.max.replace(tzinfo=UTC)
-    first, last = (asked[_TIME].min(), asked[_TIME].max()) if len(asked) else (never, never)
-    assert isinstance(first, datetime) and isinstance(last, datetime)  # noqa: S101
-    selected = between(values, known_at, first - ttl if ttl else None, last).select(
+    asked = asked.drop_nulls().sort(_TIME, maintain_order=True)
+    first, last = (asked[_TIME][0], asked[_TIME][-1]) if len(asked) else (_LAST, _LAST)
+    known = between(values, known_at, max(first, _FIRST + ttl) - ttl if ttl else None, last).select(
         utc(pl.col(known_at), schema[known_at]).alias(_TIME),
-        *(_plain(pl.col(column), schema[column]).alias(key) for key, column in keys.items()),
+        *([utc(pl.col(created), schema[created]).alias(_CREATED)] if created else []),
+        *(_plain(pl.col(column), schema[column]).alias(key) for key, column in zip(by, keys.values(), strict=True)),
         *(pl.col(column).alias(name) for column, name in features.items()),
-        *([utc(pl.col(created), schema[created]).alias("__created")] if created else []),
     )
-    ordered = selected.drop_nulls([_TIME, *keys]).sort(_TIME, *(["__created"] if created else []), maintain_order=True)
-    latest = ordered.unique([_TIME, *keys], keep="last", maintain_order=True)
-    return latest.collect().select(_TIME, *keys, *features.values())
+    known = known.drop_nulls([_TIME, *by, *([_CREATED] if created and as_created else [])])
+    # Keys are numbered: whatever their types and number, they are compared as one small integer.
+    numbers = asked.select(by).unique().with_row_index(_KEY) if by else None
+    asked = _numbered(asked, numbers)
+    found = known.drop(by).collect_schema().to_frame().clear(len(asked))
+    for chunk in chunks(known, rows=len(asked)) if len(asked) else ():
+        found = _update(found, asked, chunk, numbers, ttl, as_created=as_created)
+        del chunk  # before the next one is gathered
+    if ttl:
+        fresh = asked[_TIME] - found[_TIME] <= ttl
+        found = found.select(pl.when(fresh).then(pl.col(name)).alias(name) for name in features.values())
+    places = pl.repeat(None, len(rows), dtype=pl.UInt32, eager=True)
+    places = places.scatter(asked[_ROW], pl.int_range(len(asked), dtype=pl.UInt32, eager=True))
+    return found.select(pl.col(name).gather(places) for name in features.values())
+
+
+def _update(
+    found: "pl.DataFrame",
+    asked: "pl.DataFrame",
+    chunk: "pl.DataFrame",
+    numbers: "pl.DataFrame | None",
+    ttl: timedelta | None,
+    *,
+    as_created: bool,
+) -> "pl.DataFrame":
+    """Takes what a later piece of the table knows better; only for rows whose times it can concern."""
+    import polars as pl
+
+    earliest, latest = chunk[_TIME].min(), chunk[_TIME].max()
+    assert isinstance(earliest, datetime) and isinstance(latest, datetime)  # noqa: S101
+    start = asked[_TIME].search_sorted(earliest, "left")
+    stop = asked[_TIME].search_sorted(min(latest, _LAST - ttl) + ttl, "right") if ttl else len(asked)
+    before = found[start:stop]
+    times = [name for name in (_TIME, _CREATED) if name in chunk.columns]
+    by = numbers.drop(_KEY).columns if numbers is not None else []
+    narrow = _numbered(chunk.select(pl.row_index(_POSITION), *by, *times), numbers)
+    position = _latest(asked[start:stop], narrow, as_created=as_created)
+    after = chunk.select(pl.col(name).gather(position) for name in found.columns)
+    better = after[_TIME] >= before[_TIME]
+    if _CREATED in found.columns:
+        later = before[_CREATED].is_null() | (after[_CREATED] >= before[_CREATED])
+        better &= (after[_TIME] > before[_TIME]) | later
+    better |= before[_TIME].is_null()
+    chosen = (pl.when(better).then(after[name]).otherwise(pl.col(name)).alias(name) for name in found.columns)
+    return pl.concat([found[:start], before.select(chosen), found[stop:]], rechunk=True)
+
+
+def _numbered(rows: "pl.DataFrame", numbers: "pl.DataFrame | None") -> "pl.DataFrame":
+    """Replaces the columns of keys by their number; rows of a key that has none are left out."""
+    import polars as pl
+
+    if numbers is None:
+        return rows.with_columns(pl.lit(0, pl.UInt32).alias(_KEY))
+    by = numbers.drop(_KEY).columns
+    return rows.join(numbers, on=by, maintain_order="left").drop(by)
+
+
+def _latest(asked: "pl.DataFrame", known: "pl.DataFrame", *, as_created: bool) -> "pl.Series":
+    """The position in the piece of what each row finds there; null where it finds nothing."""
+    import polars as pl
+
+    known = _grouped(known.sort(_CREATED, maintain_order=True) if _CREATED in known.columns else known)
+    if as_created and _CREATED in known.columns:
+        # What holds from both times on: the last in order of all that hold by then, not the one that held last.
+        ranked = known.with_columns(pl.row_index(_RANK), pl.max_horizontal(_TIME, _CREATED).alias(_TIME))
+        holding = _grouped(ranked)
+        known = holding.with_columns(known[_POSITION].gather(holding[_RANK].cum_max()))
+    joined = _grouped(asked.with_row_index(_ORDER)).join_asof(
+        known.select(_TIME, _KEY, _POSITION),
+        on=_TIME,
+        by=_KEY,
+        strategy="backward",  # of equal times the last row, so the order above decides
+        check_sortedness=False,  # both are sorted; Polars cannot verify it within groups
+    )
+    return joined.sort(_ORDER)[_POSITION]
+
+
+def _grouped(rows: "pl.DataFrame") -> "pl.DataFrame":
+    """Sorts by key and time, and as they came among equals. Polars joins groups that lie together much faster."""
+    import polars as pl
+
+    if rows.is_empty():
+        return rows
+    moment = rows[_TIME].to_physical()
+    first, last = int(moment.min()), int(moment.max())  # type: ignore[arg-type]
+    span = last - first + 1
+    if (int(rows[_KEY].max()) + 1) * span < _INT64:  # type: ignore[arg-type]
+        return rows.sort(pl.col(_KEY).cast(pl.Int64) * span + (moment - first), maintain_order=True)
+    return rows.sort(_TIME, maintain_order=True).sort(_KEY, maintain_order=True)
 
 
 def _like(rows: "pl.DataFrame", column: str, dtype: "pl.DataType") -> "pl.Expr":
     """A join key in the type it has in the feature table; what cannot be converted finds nothing."""
     import polars as pl
 
-    key = pl.col(column)
-    if rows.schema[column].is_float() and dtype.is_integer():
+    key, given = pl.col(column), rows.schema[column]
+    if given.is_float() and (dtype.is_integer() or _is_text(dtype)):
         # pandas turns integers with a gap into floats.
-        return pl.when(key == key.round()).then(key).cast(dtype, strict=False)
-    if isinstance(rows.schema[column], pl.Categorical | pl.Enum):
+        key = pl.when(key == key.round()).then(key).cast(pl.Int64, strict=False)
+    if isinstance(given, pl.Categorical | pl.Enum):
         key = key.cast(pl.String)
     return key.cast(pl.String if _is_text(dtype) else dtype, strict=False)
 

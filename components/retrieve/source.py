@@ -1,47 +1,188 @@
-"""Reading Feast's file sources lazily: a Parquet file, or a folder of them, local or on S3."""
+"""Where Parquet tables lie, and reading them lazily: a file or a folder, local, on S3 or in Google's storage."""
 
 import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
-from feast.infra.offline_stores.file_source import FileSource
-from feast.repo_config import RepoConfig
+from feast.infra.offline_stores.file_source import FileOptions, FileSource
 
 from fti.common.errors import FeatureStoreError
 from fti.common.feature_store import reason
+from fti.common.masking import masked
+
+_RETRIES = 6  # with growing pauses, a store that answers 503 gets some seconds to recover
+_HIDDEN = (".", "_")
 
 
-def scan(source: DataSource, config: RepoConfig) -> pl.LazyFrame:
-    """Opens a source without reading its rows.
+@dataclass(frozen=True)
+class Location:
+    """Where a table lies.
 
-    Args:
-        source: A FileSource; a folder is read with its subfolders, `event_date=…` among them as a column.
-        config: Relative paths start at its `repo_path`.
+    Attributes:
+        name: What messages call it.
+        uri: Path or URI, without a slash at its end.
+        endpoint: Of an S3 store, where it is not the environment's.
+        credentials: `AWS_…` by name, where they are not the environment's. Never shown.
+    """
+
+    name: str
+    uri: str
+    endpoint: str = ""
+    credentials: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, source: DataSource | None, repo_path: Path | None) -> "Location":
+        """Where a source's table lies. Relative paths start at the repository.
+
+        Raises:
+            FeatureStoreError: The source is of another kind.
+        """
+        if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
+            name = source.name if source else "of the feature view"
+            raise FeatureStoreError(f"the source {name!r} is no Parquet file", allowed="FileSource with Parquet")
+        return cls.at(source.file_options, repo_path, source.name, source.resolve_credentials())
+
+    @classmethod
+    def at(
+        cls, options: FileOptions, repo_path: Path | None, name: str = "", credentials: dict[str, str] | None = None
+    ) -> "Location":
+        """Where Feast's file options point to."""
+        uri = FileSource.get_uri_for_file_path(repo_path, options.uri).rstrip("/")
+        return cls(name or uri, uri, options.s3_endpoint_override, credentials or {})
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in an object store."""
+        return "://" in self.uri
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is, or will be, a folder of files."""
+        return not self.uri.endswith(".parquet") and not (not self.is_remote and Path(self.uri).is_file())
+
+    @property
+    def pattern(self) -> str:
+        """The glob of its files."""
+        path = self.uri if self.is_remote else glob.escape(self.uri)
+        return f"{path}/**/*.parquet" if self.is_folder else path
+
+    @property
+    def storage_options(self) -> dict[str, str | int] | None:
+        """How Polars reaches it."""
+        if not self.is_remote:
+            return None
+        options: dict[str, str | int] = {name.lower(): value for name, value in self.credentials.items()}
+        options["max_retries"] = _RETRIES
+        if self.endpoint:
+            options["aws_endpoint_url"] = self.endpoint
+        if self.endpoint.startswith("http://"):
+            options["aws_allow_http"] = "true"
+        return options
+
+    def filesystem(self) -> tuple[pafs.FileSystem, str]:
+        """How Arrow reaches it: for listing and writing."""
+        if not self.is_remote:
+            return pafs.LocalFileSystem(), self.uri
+        if self.uri.startswith("s3://"):
+            names = {
+                "AWS_ACCESS_KEY_ID": "access_key",
+                "AWS_SECRET_ACCESS_KEY": "secret_key",
+                "AWS_SESSION_TOKEN": "session_token",
+                "AWS_DEFAULT_REGION": "region",
+            }
+            options = {names[name]: value for name, value in self.credentials.items() if name in names}
+            if self.endpoint:
+                options["endpoint_override"] = self.endpoint
+            retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_RETRIES)
+            return pafs.S3FileSystem(**options, retry_strategy=retries), self.uri.removeprefix("s3://")
+        filesystem, path = pafs.FileSystem.from_uri(self.uri)
+        return filesystem, path
+
+
+def scan(location: Location) -> pl.LazyFrame:
+    """Opens a table without reading its rows.
+
+    Files are read in order of their paths. Folders named `column=value` become columns, whatever the column; files of
+    other types or with columns missing are refused when they are met, further columns of some are not seen.
 
     Raises:
-        FeatureStoreError: The source is of another kind, or holds nothing readable.
+        FeatureStoreError: There is nothing, or nothing readable.
     """
-    if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
-        raise FeatureStoreError(f"the source {source.name!r} is no Parquet file", allowed="FileSource with Parquet")
-    uri = FileSource.get_uri_for_file_path(config.repo_path, source.path).rstrip("/")
-    folder = not uri.endswith(".parquet") and not (Path(uri).is_file())
-    options = {"aws_endpoint_url": source.s3_endpoint_override} if source.s3_endpoint_override else {}
-    if source.s3_endpoint_override and source.s3_endpoint_override.startswith("http://"):
-        options["aws_allow_http"] = "true"
-    path = uri if "://" in uri else glob.escape(uri)
-    try:
+    with reading(location):
         frame = pl.scan_parquet(
-            f"{path}/**/*.parquet" if folder else path,
-            hive_partitioning=folder,
+            location.pattern,
+            hive_partitioning=location.is_folder,
             try_parse_hive_dates=True,
-            storage_options=options if "://" in uri else None,
+            storage_options=location.storage_options,
             missing_columns="raise",
+            extra_columns="ignore",
+            hidden_file_prefix=_HIDDEN,
         )
         frame.collect_schema()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise FeatureStoreError(
-            f"the feature table {source.name!r} cannot be read at {uri}: {reason(error)}", remedy="Run featurize first"
-        ) from error
     return frame
+
+
+@contextmanager
+def reading(location: Location) -> Iterator[None]:
+    """Turns what reading a table may raise into one error that names the table, and the file that is damaged.
+
+    Raises:
+        FeatureStoreError: Whatever went wrong.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        damaged = _damaged(location) if isinstance(error, pl.exceptions.ComputeError) else ""
+        raise FeatureStoreError(
+            f"the feature table {location.name!r} cannot be read at {damaged or location.uri}: {masked(reason(error))}",
+            remedy="Write that file again, or take it away" if damaged else "Run featurize first, or check the source",
+        ) from error
+
+
+def files(location: Location) -> list[str]:
+    """The paths of a table's files, relative to its folder, in the order in which they are read."""
+    filesystem, path = location.filesystem()
+    found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
+    names = [each.path.removeprefix(path).lstrip("/") for each in found if each.type == pafs.FileType.File]
+    return sorted(name for name in names if name.endswith(".parquet") and not name.split("/")[-1].startswith(_HIDDEN))
+
+
+def exists(location: Location) -> bool:
+    """Whether there is such a file, or a folder that holds some."""
+    if location.is_folder:
+        return bool(files(location))
+    filesystem, path = location.filesystem()
+    return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def schema_of(location: Location) -> pa.Schema | None:
+    """The columns that lie in a table's files: of the last file; without those of the folders' names. None: no file.
+
+    Raises:
+        FeatureStoreError: It cannot be read.
+    """
+    with reading(location):
+        filesystem, path = location.filesystem()
+        if location.is_folder:
+            names = files(location)
+            return pq.read_schema(f"{path}/{names[-1]}", filesystem=filesystem) if names else None
+        return pq.read_schema(path, filesystem=filesystem)
+
+
+def _damaged(location: Location) -> str:
+    """The first local file that is not whole: Polars does not say which."""
+    for name in files(location) if location.is_folder and not location.is_remote else ():
+        path = Path(location.uri, name)
+        try:
+            pq.read_metadata(path)
+        except (OSError, pa.ArrowException):
+            return str(path)
+    return ""
