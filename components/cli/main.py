@@ -6,8 +6,10 @@ import click
 
 from fti.cli.compile import compile_command
 from fti.cli.demo import demo_command
+from fti.cli.features import features_command
 from fti.cli.run import run_command
 from fti.cli.serving import predict_command, promote_command, rollback_command, serve_command, status_command
+from fti.cli.stream import stream_command
 from fti.common.errors import FtiError
 
 
@@ -20,6 +22,8 @@ def cli() -> None:
     The way through:
       fti demo              the whole loop on a year of real flights, to a served canary
       fti run loop          the same loop as one pipeline, with your own parameters
+      fti features          what the feature store holds, and how fresh it is
+      fti stream            keep features up to date by events over HTTP
       fti serve             serve what has been pushed, behind one address
       fti predict NAME      ask a served model
       fti promote NAME      make its canary stable; `fti rollback NAME` ends the trial instead
@@ -32,7 +36,9 @@ def cli() -> None:
 for command in (
     run_command,
     compile_command,
+    features_command,
     serve_command,
+    stream_command,
     predict_command,
     status_command,
     promote_command,

@@ -1,7 +1,6 @@
-"""Opening Feast, and reading features for a prediction."""
+"""Opening Feast."""
 
 import os
-import re
 import sys
 import types
 from collections.abc import Iterator
@@ -10,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from fti.common.errors import ConfigError, FeatureStoreError, FtiError
+from fti.common.errors import FeatureStoreError, FtiError
 from fti.common.files import make_folder
 from fti.common.masking import masked
+from fti.common.profile import profile_of, read_profile
 from fti.common.settings import Settings
 from fti.common.storage import local_copy
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
 
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_RACES = 40  # more than the registry has tables and indexes
 _services: "WeakKeyDictionary[FeatureStore, dict[str, FeatureService]]" = WeakKeyDictionary()
 
 
@@ -27,67 +27,101 @@ def open_store(feature_repo: str, settings: Settings) -> "FeatureStore":
     """Opens the feature store that a Feast repository describes.
 
     Args:
-        feature_repo: Folder with `feature_store.yaml`, by path or URI. `FEAST_FS_YAML_FILE_PATH`, if set, names
-            another profile.
+        feature_repo: Folder with `feature_store.yaml`, by path or URI. `FTI_PROFILE` names another profile of it.
         settings: Fill `FTI_HOME` and `FTI_OFFLINE_URI`, which profiles and views refer to.
 
     Raises:
-        ConfigError: There is no profile, or it refers to a variable that is not set.
-        FeatureStoreError: Feast refuses the profile.
+        ConfigError: There is no such profile, or it refers to a variable that is not set.
+        FeatureStoreError: Feast refuses the profile, or the registry cannot be reached.
     """
     with local_copy(feature_repo, settings) as repo:
         return _open(repo.absolute(), settings)
 
 
 def _open(repo: Path, settings: Settings) -> "FeatureStore":
-    profile = Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or repo / "feature_store.yaml")
-    if not profile.is_file():
-        raise ConfigError(
-            f"{profile} does not exist",
-            allowed="a Feast repository: a folder with feature_store.yaml",
-            remedy="Pass its path as feature_repo",
-        )
     os.environ["FTI_HOME"] = str(settings.home)
     os.environ["FTI_OFFLINE_URI"] = settings.offline_uri
-    _require_variables(profile)
+    file = profile_of(repo, os.environ)
+    profile = read_profile(file, os.environ)
     make_folder(settings.home)
     _import_feast_fast()
     from feast import FeatureStore
-    from feast.repo_config import load_repo_config
+    from feast.repo_config import RepoConfig
 
     try:
-        config = load_repo_config(repo, profile)
+        config = RepoConfig(**profile)
+        config.repo_path = repo
         config.registry_config = _with_url(config.registry_config, settings.home)
-        return FeatureStore(config=config)
+        store = FeatureStore(config=config)
     except Exception as error:
-        raise FeatureStoreError(
-            f"Feast refuses {profile}: {masked(reason(error))}", remedy="Correct the profile"
-        ) from None  # the whole error may show a registry's password
+        raise FeatureStoreError(f"Feast refuses {file}: {_refusal(error)}", remedy="Correct the profile") from None
+    _open_registry(store)
+    return store
+
+
+def _open_registry(store: "FeatureStore") -> None:
+    """Feast makes the tables that its registry lacks; of two processes at once, one finds them made by the other."""
+    from google.protobuf.message import DecodeError
+    from sqlalchemy.exc import DBAPIError
+
+    for _ in range(_RACES):
+        try:
+            store.registry  # noqa: B018 - opens it
+            return
+        except DecodeError as error:
+            raise _unreadable(store, error) from None
+        except Exception as error:
+            if not isinstance(error, DBAPIError) or "already exists" not in str(error.orig):
+                raise _unreachable(store, error) from None
+
+
+def _refusal(error: Exception) -> str:
+    """Why Feast refuses a profile. The whole error may show a password."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return masked(reason(error))
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
 
 
 @contextmanager
 def registry_errors(store: "FeatureStore") -> Iterator[None]:
-    """Turns whatever a registry that cannot be reached raises into one error, without its password.
+    """Turns whatever a registry that cannot be read raises into one error, without its password.
 
-    Feast opens the registry when it is first used, and reads it again when its cache has expired.
+    Feast reads the registry again when its cache has expired.
 
     Raises:
-        FeatureStoreError: The registry is damaged, down, or refuses the account.
+        FeatureStoreError: The registry is damaged, down, refuses the account, or holds what this Feast does not know.
     """
-    from feast.errors import FeastError
-    from sqlalchemy.exc import DBAPIError
+    from feast.errors import FeastObjectNotFoundException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (FtiError, FeastError):
+    except (FtiError, FeastObjectNotFoundException):
         raise
+    except (SQLAlchemyError, OSError) as error:
+        raise _unreachable(store, error) from None
     except Exception as error:
-        # Only a driver is known to say nothing of the URL; and a chained error would be shown too.
-        why = reason(error.orig) if isinstance(error, DBAPIError) and error.orig else type(error).__name__
-        raise FeatureStoreError(
-            f"the registry of the feature store {store.project!r} cannot be reached: {why}",
-            remedy="Start the database, or correct registry in feature_store.yaml; a damaged file has to be removed",
-        ) from None
+        raise _unreadable(store, error) from error
+
+
+def _unreachable(store: "FeatureStore", error: Exception) -> FeatureStoreError:
+    from sqlalchemy.exc import DBAPIError
+
+    # Only a driver is known to say nothing of the URL; and a chained error would be shown too.
+    why = reason(error.orig) if isinstance(error, DBAPIError) and error.orig else type(error).__name__
+    return FeatureStoreError(
+        f"the registry of the feature store {store.project!r} cannot be reached: {why}",
+        remedy="Start the database, or correct registry in feature_store.yaml; a damaged file has to be removed",
+    )
+
+
+def _unreadable(store: "FeatureStore", error: Exception) -> FeatureStoreError:
+    return FeatureStoreError(
+        f"the registry of the feature store {store.project!r} holds what cannot be read: {masked(reason(error))}",
+        remedy="If a newer version wrote it, install that; a damaged registry has to be removed and applied anew",
+    )
 
 
 def reason(error: BaseException) -> str:
@@ -118,34 +152,6 @@ def service_of(store: "FeatureStore", name: str) -> "FeatureService":
     return known[name]
 
 
-def online_features(
-    store: "FeatureStore", feature_service: str, entities: dict[str, list[Any]]
-) -> dict[str, list[Any]]:
-    """Reads the latest values from the online store.
-
-    Args:
-        store: An open store.
-        feature_service: Which features.
-        entities: Join keys: name -> one value for each row.
-
-    Returns:
-        Columns named `<view>__<feature>`, a value for each row, None where there is none. How long values may be
-        used (TTL) is not enforced.
-
-    Raises:
-        FeatureStoreError: Unknown service, a join key missing, or the online store fails.
-    """
-    service = service_of(store, feature_service)
-    try:
-        found = store.get_online_features(features=service, entity_rows=entities, full_feature_names=True).to_dict()
-    except Exception as error:
-        raise FeatureStoreError(
-            f"the features of {feature_service!r} could not be read: {reason(error)}",
-            remedy="Send every join key, and run materialize first",
-        ) from error
-    return {name: values for name, values in found.items() if name not in entities}
-
-
 def _with_url(registry: Any, home: Path) -> Any:
     """The registry's settings, with a home that its URL was given as a plain path (`%20`, `?`) escaped."""
     from sqlalchemy import URL
@@ -155,18 +161,6 @@ def _with_url(registry: Any, home: Path) -> Any:
         return registry
     escaped = URL.create("sqlite", database=f"{home}/").render_as_string()
     return {**registry, "path": escaped + registry["path"].removeprefix(plain)}
-
-
-def _require_variables(profile: Path) -> None:
-    # Feast leaves an unset variable as it is written, and goes on.
-    lines = (line.split("#")[0] for line in profile.read_text(encoding="utf-8").splitlines())
-    names = {first or second for line in lines for first, second in _VARIABLE.findall(line)}
-    missing = sorted(name for name in names if name not in os.environ)
-    if missing:
-        raise ConfigError(
-            f"{profile.name} refers to {', '.join(missing)}, which the environment does not set",
-            remedy=f"Set {' and '.join(missing)}",
-        )
 
 
 def _import_feast_fast() -> None:

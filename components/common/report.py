@@ -46,8 +46,12 @@ class Report:
         self.sections.append(_render("points", points=list(points), good=good))
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Adds a table; numbers are aligned right."""
+        """Adds a table, whose header may be empty; numbers are aligned right."""
         self.sections.append(_render("table", header=header, rows=list(rows)))
+
+    def code(self, text: str, title: str = "") -> None:
+        """Adds a listing; with a title it is folded, until somebody opens it."""
+        self.sections.append(_render("code", text=text, title=title))
 
     def figures(self, *figures: "Figure", captions: Sequence[str] = ()) -> None:
         """Adds plots side by side, as SVG, and closes them."""
@@ -110,8 +114,15 @@ def _render(block: str, **values: object) -> "Markup":
     return Markup(getattr(environment.get_template("report.html").module, block)(**values))  # noqa: S704 - the template escapes
 
 
-def _figure_text(value: object) -> str:
+def link(text: str, address: str) -> "Markup":
+    """A cell of a table, or a point of a list, that leads to another page."""
+    return _render("link", text=text, address=address)
+
+
+def _figure_text(value: object) -> object:
     """A number as people read it: thousands separated, four significant digits after a point."""
+    if hasattr(value, "__html__"):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     if isinstance(value, int):

@@ -1,19 +1,18 @@
 """Registering with Feast what a repository defines."""
 
 import importlib
-import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fti.common.errors import FeatureStoreError
+from fti.common.errors import ConfigError, FeatureStoreError, FtiError
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
-logger = logging.getLogger(__name__)
+_LONG = 600  # characters of what Feast says
 
 
 def apply(store: "FeatureStore", defined: list[Any], feature_repo: Path) -> dict[str, int]:
@@ -31,17 +30,16 @@ def apply(store: "FeatureStore", defined: list[Any], feature_repo: Path) -> dict
         How many entities, feature views and feature services there are.
 
     Raises:
-        FeatureStoreError: Feast refuses a definition.
+        FeatureStoreError: Feast refuses a definition, the registry cannot be reached, or is newer than the code.
+        BusyError: Another has been changing the registry for two minutes.
     """
-    from fti.common.feature_store import reason
+    from fti.common.feature_store import registry_errors
+    from fti.common.registry import changing
 
-    try:
-        store.apply(defined)
-    except Exception as error:
-        raise FeatureStoreError(
-            f"Feast refuses the definitions of {feature_repo}: {reason(error)}", remedy="Correct them, then run again"
-        ) from error
-    store.refresh_registry()
+    with registry_errors(store), changing(store):
+        _apply(store, defined, feature_repo)
+        store.refresh_registry()
+        _require_registered(store, defined)
     return {
         "entities": len(_of_kind(defined, "Entity")),
         "feature_views": len(defined) - len(_of_kind(defined, "Entity", "FeatureService")),
@@ -49,14 +47,45 @@ def apply(store: "FeatureStore", defined: list[Any], feature_repo: Path) -> dict
     }
 
 
+def _apply(store: "FeatureStore", defined: list[Any], feature_repo: Path) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        store.apply(defined)
+    except SQLAlchemyError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:_LONG] or type(error).__name__
+        raise FeatureStoreError(
+            f"Feast refuses the definitions of {feature_repo}: {why}", remedy="Correct them, then run again"
+        ) from error
+
+
+def _require_registered(store: "FeatureStore", defined: list[Any]) -> None:
+    """Feast takes a row that the database refuses for one that somebody else has just written, and says nothing."""
+    kinds = {"Entity": store.list_entities, "FeatureService": store.list_feature_services}
+    registered = {kind: {each.name for each in listed()} for kind, listed in kinds.items()}
+    views = {each.name for each in store.list_all_feature_views()}
+    lost = sorted(each.name for each in defined if each.name not in registered.get(type(each).__name__, views))
+    if lost:
+        raise FeatureStoreError(
+            f"the registry did not take {', '.join(lost)}",
+            remedy="Its tables may be of a newer version of Feast: install that",
+        )
+
+
 def load_definitions(feature_repo: Path) -> list[Any]:
     """The Feast objects that a repository's Python files define.
 
     Raises:
-        FeatureStoreError: A file cannot be loaded, or there is no definition at all.
+        ConfigError: A file reads a variable that is not set.
+        FeatureStoreError: A file cannot be loaded, there is no definition at all, or a view's tags contradict each
+            other.
     """
-    from feast import Entity, FeatureService, OnDemandFeatureView
+    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
     from feast.base_feature_view import BaseFeatureView
+
+    from fti.common.online.policy import Policy
 
     repo = feature_repo.absolute()
     kinds = (Entity, FeatureService, BaseFeatureView, OnDemandFeatureView)
@@ -66,16 +95,29 @@ def load_definitions(feature_repo: Path) -> list[Any]:
             try:
                 module = importlib.import_module(name)
             except Exception as error:
-                raise FeatureStoreError(
-                    f"{repo / name}.py cannot be loaded: {type(error).__name__}: {error}",
-                    remedy="Correct the Feast definitions",
-                ) from error
+                raise _unloadable(repo / f"{name}.py", error) from error
             for value in vars(module).values():
                 if isinstance(value, kinds):
                     found[type(value).__name__, value.name] = value
     if not found:
         raise FeatureStoreError(f"{repo} defines no feature view", allowed="Python files with Feast definitions")
+    for value in found.values():
+        if isinstance(value, FeatureView):
+            Policy.of(value)
     return list(found.values())
+
+
+def _unloadable(file: Path, error: Exception) -> FtiError:
+    from traceback import walk_tb
+
+    raised_in = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
+    if isinstance(error, KeyError) and raised_in[-1] == "os":
+        return ConfigError(
+            f"{file} reads {error.args[0]}, which the environment does not set", remedy=f"Set {error.args[0]}"
+        )
+    return FeatureStoreError(
+        f"{file} cannot be loaded: {type(error).__name__}: {error}", remedy="Correct the Feast definitions"
+    )
 
 
 def check_columns(defined: list[Any], columns: Mapping[str, Sequence[str]], offline_uri: str) -> None:

@@ -165,7 +165,7 @@ def test_a_registry_that_cannot_be_reached_changes_nothing(shop: tuple[Path, Pat
     ("damage", "said"),
     [
         (lambda repo: (repo / "feature_store.yaml").unlink(), "feature_store.yaml does not exist"),
-        (lambda repo: (repo / "feature_store.yaml").write_text("project: [\n"), "refuses"),
+        (lambda repo: (repo / "feature_store.yaml").write_text("project: [\n"), "is no YAML"),
         (lambda repo: (repo / "feature_store.yaml").write_text("project: ${NOT_SET_ANYWHERE}\n"), "NOT_SET_ANYWHERE"),
         (lambda repo: [file.unlink() for file in (repo / "sql").iterdir()], "no SQL transform"),
     ],
