@@ -54,6 +54,12 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Its process id, to send it signals."""
+        assert self._process
+        return self._process.pid
+
     def client(self) -> "Redis":
         """A client of it."""
         return Redis(port=self.port)

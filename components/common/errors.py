@@ -8,6 +8,7 @@ FtiError
 ├── RejectedDataError      data that break their contract beyond its tolerance
 ├── TransformError         a SQL transform that fails
 ├── FeatureStoreError      Feast refuses: a registry, view, service or entity
+│   └── OnlineStoreError   the online store does not answer
 ├── TrainingError          data, algorithm or hyperparameters that cannot train a model
 ├── PackageError           a model package that is incomplete, unreadable or tampered with
 ├── UnblessedModelError    a model pushed without the blessing of an evaluation
@@ -69,6 +70,10 @@ class TransformError(FtiError):
 
 class FeatureStoreError(FtiError):
     """Feast refuses: a registry, view, service or entity."""
+
+
+class OnlineStoreError(FeatureStoreError):
+    """The online store does not answer."""
 
 
 class TrainingError(FtiError):

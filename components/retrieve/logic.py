@@ -11,6 +11,7 @@ from fti.common.files import atomic_file
 from fti.common.settings import Settings
 from fti.common.tables import DType, Feature, TableSpec, write_table
 from fti.retrieve.entities import REASON, TIME, read_entities, reject
+from fti.retrieve.missing import apply_policies
 from fti.retrieve.split import SETS, Split
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def retrieve(
 ) -> dict[str, float]:
     """Joins entity rows with a feature service, point in time, and splits them.
 
+    What a feature view's `on_missing` says of rows without a value holds here as it does when a model is served:
+    defaults are filled in, and rows that are refused are rejected.
+
     Args:
         feature_repo: Folder with `feature_store.yaml`.
         feature_service: The features to look up, by the name of their service.
@@ -63,15 +67,22 @@ def retrieve(
         ConfigError: A column is missing, or named twice.
         FeatureStoreError: Unknown service or entity table, no row with a label, an empty set, or Feast fails.
     """
+    import polars as pl
+
     from fti.common.feature_store import open_store, service_of
+    from fti.common.online.plan import make_plan
 
     store = open_store(feature_repo, settings)
     service = service_of(store, feature_service)
-    keys = join_keys(store, service)
+    plan = make_plan(store, service)
+    keys = list(plan.key_types)
     _no_overlap(label, request_features, keys)
-    columns = list(dict.fromkeys([*keys, TIME, *request_features, label, *([split.group] if split.group else [])]))
+    asked_by = list(dict.fromkeys([*keys, TIME, *plan.request_data]))
+    columns = list(dict.fromkeys([*asked_by, *request_features, label, *([split.group] if split.group else [])]))
     rows, rejected = reject(read_entities(entities, columns, [REASON], settings), label)
-    joined = rows.hstack(look_up(store, service, rows.select(*keys, TIME)))
+    joined = rows.hstack(look_up(store, service, rows.select(asked_by)))
+    joined, refused = apply_policies(joined, [view for view in plan.views if view.shown])
+    rejected = pl.concat([rejected, refused.select(rejected.columns)], how="vertical_relaxed")
     table, features = _typed(joined, label, request_features, store, service)
     sets = _split(table, split)
     spec = TableSpec(label, features, tuple(keys), TIME, feature_service)
@@ -81,16 +92,6 @@ def retrieve(
     with atomic_file(outputs.rejected) as scratch:
         rejected.write_parquet(scratch)
     return _metrics(sets, rejected, label, [feature.name for feature in features])
-
-
-def join_keys(store: "FeatureStore", service: "FeatureService") -> list[str]:
-    """The columns by which a service's features are looked up, in the order of its views."""
-    keys: dict[str, None] = {}
-    for projection in service.feature_view_projections:
-        view = store.get_feature_view(projection.name)
-        for column in view.entity_columns:
-            keys.setdefault(projection.join_key_map.get(column.name, column.name))
-    return list(keys)
 
 
 def look_up(store: "FeatureStore", service: "FeatureService", rows: "pl.DataFrame") -> "pl.DataFrame":

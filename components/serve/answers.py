@@ -1,13 +1,15 @@
-"""KServe's V1 and V2 inference protocols: encoding of answers."""
+"""KServe's V1 and V2 inference protocols, and the features behind a prediction: encoding of answers."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fti.common.model_package import Signature
 from fti.serve.protocol import Request
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from fti.common.online.reader import Vectors
 
 
 def answers(signature: Signature, scores: "np.ndarray", labels: "np.ndarray") -> "dict[str, tuple[str, np.ndarray]]":
@@ -74,6 +76,40 @@ def encode_v2(
     message = {"model_name": model, "model_version": revision, "id": request.id, "outputs": described}
     body = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
     return (body + b"".join(blobs), len(body)) if blobs else (body, None)
+
+
+def encode_features(
+    signature: Signature, columns: "Mapping[str, np.ndarray]", rows: int, vectors: "Vectors | None"
+) -> bytes:
+    """Encodes `{"features": [...], "views": [...]}`: what the model is given, and how fresh each feature view was.
+
+    Each row of features may be sent as an instance of a prediction.
+    """
+    import numpy as np
+    import orjson
+
+    names = [feature.name for feature in signature.inputs]
+    values = [_plain(columns[feature.name], str(feature.dtype)) for feature in signature.inputs]
+    views: list[dict[str, object]] = [{} for _ in range(rows)]
+    if vectors is not None:
+        for view, statuses in vectors.status.items():
+            times = np.datetime_as_string(vectors.known_at[view], timezone="UTC").tolist()
+            for row, status, time in zip(views, statuses.tolist(), times, strict=True):
+                row[view] = {"status": status, "event_timestamp": None if time == "NaT" else time}
+    features = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    return orjson.dumps({"features": features, "views": views}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(column: "np.ndarray", dtype: str) -> list[Any]:
+    """A model's input as JSON knows it: whole numbers without a point, null where missing."""
+    import numpy as np
+
+    if dtype == "string":
+        values: list[Any] = column.tolist()
+        return values
+    # A float32 is written shortly only as what it is.
+    convert = {"int64": int, "bool": bool}.get(dtype, np.float32)
+    return [None if np.isnan(value) else convert(value) for value in column]
 
 
 def to_bytes(datatype: str, values: "np.ndarray") -> bytes:

@@ -127,7 +127,7 @@ def cluster_names(replicas: Sequence[Replica]) -> dict[Replica, str]:
 
 def _paths(name: str) -> list[Config]:
     return [
-        {"safe_regex": {"regex": f"/v1/models/{re.escape(name)}(:predict)?"}},
+        {"safe_regex": {"regex": f"/v1/models/{re.escape(name)}(:predict|:features)?"}},
         {"path_separated_prefix": f"/v2/models/{name}"},
     ]
 

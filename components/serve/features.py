@@ -1,96 +1,176 @@
 """Features looked up in the online store, for requests that carry entity keys instead."""
 
+import logging
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 
-from fti.common.errors import FeatureStoreError
+from fti.common.errors import ConfigError, FeatureStoreError, OnlineStoreError
 from fti.common.model_package import Signature
+from fti.common.online.reader import FRESH, STATUSES, OnlineReader, Vectors, open_reader
 from fti.common.settings import Settings
-from fti.serve.columns import TEXT_KEY, WHOLE_KEY
+from fti.serve.columns import TEXT_KEY, WHOLE_KEY, BadRequestError
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger(__name__)
+
+OnStoreFailure = Literal["refuse", "missing"]
+
+_THREADS = 4  # each waits for the store most of the time, with a connection of its own
+_PAUSE = 1.0  # seconds in which a store that failed is not asked again: a hung one must not hold up every request
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The whole input of a model.
+
+    Attributes:
+        columns: Every input, [N] each: float32 with NaN, or object with None, where a feature is missing.
+        vectors: What was looked up for it; None where the request carried every feature.
+    """
+
+    columns: "dict[str, np.ndarray]"
+    vectors: Vectors | None = None
+
+    @property
+    def states(self) -> str:
+        """`<view>=<status>` for all that was not fresh in some row, joined by commas: the header's value."""
+        if self.vectors is None:
+            return ""
+        found = ((view, set(rows.tolist())) for view, rows in self.vectors.status.items())
+        return ",".join(
+            f"{view}={status}"
+            for view, statuses in found
+            if statuses != {FRESH}
+            for status in STATUSES[1:]
+            if status in statuses
+        )
+
+
+class RefusedRowError(BadRequestError):
+    """A row that one of its feature views refuses, for want of a value that holds.
+
+    Args:
+        completed: What was looked up.
+    """
+
+    def __init__(self, completed: Completed) -> None:
+        assert completed.vectors is not None  # noqa: S101
+        view, rows = next(iter(completed.vectors.refused.items()))
+        row = int(rows.argmax())
+        status = completed.vectors.status[view][row]
+        # 422 and no 5xx: the same request gets the same answer, and a gateway must not take the server for ill.
+        super().__init__(f"row {row}: feature view {view} is {status}, and refuses to go without a value", status=422)
+        self.states = completed.states
 
 
 class FeatureLookup:
     """Completes a request's columns from a Feast online store.
 
-    Feast's connections may not be shared by threads, so the store lives in one thread of its own.
-
     Args:
         feature_repo: The Feast repository.
         signature: The model's; names the feature service and the entity keys.
         settings: Where the stores lie.
+        on_store_failure: What a store that does not answer means: `refuse`, an error; `missing`, that every view has
+            no value, so that its own policy decides.
+        clock: What time it is, for the TTL; the system's clock where None.
 
     Attributes:
         keys: The entity keys, and whether each is a `text key` or a `whole key`.
-        executor: The store's thread.
+        executor: Where lookups run: they wait, and the event loop must not.
 
     Raises:
         FeatureStoreError: The store cannot be opened, or lacks the feature service or one of its features.
     """
 
-    def __init__(self, feature_repo: str, signature: Signature, settings: Settings) -> None:
-        self._signature = signature
+    def __init__(
+        self,
+        feature_repo: str,
+        signature: Signature,
+        settings: Settings,
+        on_store_failure: OnStoreFailure = "refuse",
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._signature, self._on_store_failure = signature, on_store_failure
         self._stored = [feature for feature in signature.inputs if feature.source != "request"]
-        self.executor = ThreadPoolExecutor(1, thread_name_prefix="feature-store")
-        self._store = self.executor.submit(_open, feature_repo, settings).result()
-        self.keys = self.executor.submit(self._key_kinds).result()
-        # An unknown entity has no features, but shows that the store answers and has every column.
-        self.executor.submit(self.complete, self._nobody()).result()
+        self._reader = _open(feature_repo, signature.feature_service, settings, clock)
+        self.keys = self._key_kinds()
+        self._check()
+        self._asked_again_at = 0.0
+        self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="feature-store")
+        # An unknown entity has no features, but shows that the store answers.
+        self.executor.submit(self._read, self._nobody()).result()
 
-    def complete(self, columns: "dict[str, np.ndarray]") -> "dict[str, np.ndarray]":
+    def complete(self, columns: "dict[str, np.ndarray]") -> Completed:
         """Looks the features of some entities up. Call it in the lookup's own `executor`.
 
         Args:
             columns: Entity keys and request features, [N] each.
 
-        Returns:
-            Every input of the model, [N] each: float32 with NaN, or object with None, where a feature is missing.
-
         Raises:
-            FeatureStoreError: The store does not answer, or lacks a feature.
+            BadRequestError: A key is out of its type's range.
+            FeatureStoreError: The store does not answer, or holds something else than was registered.
         """
-        from fti.common.feature_store import online_features
-
-        keys = {key: columns[key].tolist() for key in self._signature.entity_keys}
-        found = online_features(self._store, self._signature.feature_service, keys)
-        absent = [feature.name for feature in self._stored if feature.name not in found]
-        if absent:
-            raise FeatureStoreError(
-                f"feature service {self._signature.feature_service} lacks {', '.join(absent)}",
-                remedy="Apply the feature repository that the model was trained with",
-            )
-        stored = {feature.name: _column(found[feature.name], feature.dtype) for feature in self._stored}
+        vectors = self._read({key: columns[key].tolist() for key in self._signature.entity_keys})
+        stored = {feature.name: vectors.columns[feature.name] for feature in self._stored}
         own = {feature.name: columns[feature.name] for feature in self._signature.inputs if feature.name in columns}
-        return {**own, **stored}
+        return Completed({**own, **stored}, vectors)
+
+    def _read(self, keys: dict[str, list[Any]]) -> Vectors:
+        try:
+            if time.monotonic() < self._asked_again_at:
+                raise OnlineStoreError("the online store did not answer a moment ago")
+            return self._asked(keys)
+        except OnlineStoreError:
+            if self._on_store_failure == "refuse":
+                raise
+            return self._reader.unavailable(len(next(iter(keys.values()))))
+
+    def _asked(self, keys: dict[str, list[Any]]) -> Vectors:
+        try:
+            return self._reader.read(keys)
+        except ConfigError as error:
+            raise BadRequestError(str(error)) from error
+        except OnlineStoreError as error:
+            self._asked_again_at = time.monotonic() + _PAUSE
+            log.error("%s", error)  # once a pause, not once a request
+            raise
 
     def _key_kinds(self) -> dict[str, str]:
-        from fti.common.feature_store import service_of
+        keys = self._signature.entity_keys
+        types = self._reader.keys
+        if set(types) != set(keys) or self._reader.request_data or "bytes" in types.values():
+            raise FeatureStoreError(
+                f"feature service {self._signature.feature_service} is asked by "
+                f"{', '.join([*types, *self._reader.request_data])}",
+                allowed=f"the entity keys of the model, text and whole numbers: {', '.join(keys)}",
+                remedy="Apply the feature repository that the model was trained with",
+            )
+        return {key: TEXT_KEY if types[key] == "string" else WHOLE_KEY for key in keys}
 
-        service = service_of(self._store, self._signature.feature_service)
-        views = {projection.name for projection in service.feature_view_projections}
-        columns = [
-            column for view in self._store.list_feature_views() if view.name in views for column in view.entity_columns
+    def _check(self) -> None:
+        kinds = self._reader.kinds
+        absent = [feature.name for feature in self._stored if feature.name not in kinds]
+        other = [
+            f.name for f in self._stored if f.name in kinds and (f.dtype == "string") != (kinds[f.name] != "number")
         ]
-        whole = {column.name for column in columns if "int" in str(column.dtype).lower()}
-        return {key: WHOLE_KEY if key in whole else TEXT_KEY for key in self._signature.entity_keys}
+        if absent or other:
+            problem = f"lacks {', '.join(absent)}" if absent else f"has another type of {', '.join(other)}"
+            raise FeatureStoreError(
+                f"feature service {self._signature.feature_service} {problem}",
+                remedy="Apply the feature repository that the model was trained with",
+            )
 
-    def _nobody(self) -> "dict[str, np.ndarray]":
-        import numpy as np
-
-        return {key: np.array([0 if kind == WHOLE_KEY else ""], dtype=object) for key, kind in self.keys.items()}
+    def _nobody(self) -> dict[str, list[Any]]:
+        return {key: [0 if kind == WHOLE_KEY else ""] for key, kind in self.keys.items()}
 
 
-def _open(feature_repo: str, settings: Settings) -> Any:
+def _open(feature_repo: str, service: str, settings: Settings, clock: Callable[[], datetime] | None) -> OnlineReader:
     from fti.common.feature_store import open_store
 
-    return open_store(feature_repo, settings)
-
-
-def _column(values: list[Any], dtype: str) -> "np.ndarray":
-    import numpy as np
-
-    if dtype == "string":
-        return np.array(values, dtype=object)
-    return np.array(values, dtype=np.float32)
+    return open_reader(open_store(feature_repo, settings), service, clock)

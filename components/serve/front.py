@@ -9,9 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from fti.common.errors import FtiError
-from fti.serve.answers import answers, encode_v1, encode_v2
+from fti.common.errors import FtiError, OnlineStoreError
+from fti.serve.answers import answers, encode_features, encode_v1, encode_v2
 from fti.serve.columns import BadRequestError
+from fti.serve.features import RefusedRowError
 from fti.serve.model import PackagedModel
 from fti.serve.protocol import MAX_BODY, REVISION_HEADER, Request, decode_v1, decode_v2
 
@@ -19,13 +20,16 @@ log = logging.getLogger(__name__)
 
 # The cause may name hosts and tables: it is for the log, not for the caller.
 STORE_FAILS = "the feature store does not answer; the server's log says why"
+STATES_HEADER = "x-fti-features"
+_STATES = STATES_HEADER.encode()
+_RETRY_AFTER = (b"retry-after", b"1")  # seconds: as long as a store that failed is left alone
 _JSON_LENGTH = b"inference-header-content-length"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Answer = tuple[bytes, list[tuple[bytes, bytes]]]
+Response = tuple[bytes, list[tuple[bytes, bytes]]]
 
 
 class Front:
@@ -39,7 +43,11 @@ class Front:
     def __init__(self, kserve: App, model: PackagedModel) -> None:
         self._kserve, self._model = kserve, model
         self._revision = (REVISION_HEADER.encode(), model.revision.encode())
-        self._predict = {f"/v1/models/{model.name}:predict": self._v1, f"/v2/models/{model.name}/infer": self._v2}
+        self._predict = {
+            f"/v1/models/{model.name}:predict": self._v1,
+            f"/v2/models/{model.name}/infer": self._v2,
+            f"/v1/models/{model.name}:features": self._features,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection of the ASGI protocol."""
@@ -54,11 +62,12 @@ class Front:
         except BadRequestError as error:
             return await self._refuse(send, error)
         except FtiError as error:  # the feature store: a fault of the server's side
-            log.error("%s", error)
-            return await self._respond(send, 503, _error(STORE_FAILS), [])
+            if not isinstance(error, OnlineStoreError):  # that one is in the log already
+                log.error("%s", error)
+            return await self._respond(send, 503, _error(STORE_FAILS), [_RETRY_AFTER])
         return await self._respond(send, 200, body, headers)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
         predict = self._predict.get(scope["path"])
         if predict is None:
             raise BadRequestError(f"{scope['path'][:200]}: no such path. Allowed: {', '.join(self._predict)}", 404)
@@ -72,26 +81,36 @@ class Front:
         _observe(self._model.name, time.perf_counter() - started)
         return answer
 
-    async def _v1(self, body: bytes, headers: dict[bytes, bytes]) -> Answer:
+    async def _v1(self, body: bytes, headers: dict[bytes, bytes]) -> Response:
         _check_type(headers, {"application/json"})
-        scores, labels = await self._model.answer(decode_v1(body, self._model.schema))
-        return encode_v1(self._model.signature, scores, labels), []
+        answer = await self._model.answer(decode_v1(body, self._model.schema))
+        return encode_v1(self._model.signature, answer.scores, answer.labels), _stated(answer.states)
 
-    async def _v2(self, body: bytes, headers: dict[bytes, bytes]) -> Answer:
+    async def _features(self, body: bytes, headers: dict[bytes, bytes]) -> Response:
+        _check_type(headers, {"application/json"})
+        request = decode_v1(body, self._model.schema)
+        completed = await self._model.complete(request)
+        encoded = encode_features(self._model.signature, completed.columns, request.rows, completed.vectors)
+        return encoded, _stated(completed.states)
+
+    async def _v2(self, body: bytes, headers: dict[bytes, bytes]) -> Response:
         json_length = _json_length(headers)
         _check_type(headers, {"application/json"} if json_length is None else {"application/octet-stream"})
         request = decode_v2(body, self._model.schema, self._model.outputs, json_length)
         return await self._v2_answer(request)
 
-    async def _v2_answer(self, request: Request) -> Answer:
-        scores, labels = await self._model.answer(request)
-        outputs = answers(self._model.signature, scores, labels)
+    async def _v2_answer(self, request: Request) -> Response:
+        answer = await self._model.answer(request)
+        outputs = answers(self._model.signature, answer.scores, answer.labels)
         body, json_end = encode_v2(self._model.name, self._model.revision, request, outputs)
-        return body, [] if json_end is None else [(_JSON_LENGTH, str(json_end).encode())]
+        length = [] if json_end is None else [(_JSON_LENGTH, str(json_end).encode())]
+        return body, [*length, *_stated(answer.states)]
 
     async def _refuse(self, send: Send, error: BadRequestError) -> None:
         # What is left of a body that was not read must not be taken for the next request.
         headers = [(b"connection", b"close")] if error.status == 413 else []
+        if isinstance(error, RefusedRowError):
+            headers += _stated(error.states)
         await self._respond(send, error.status, _error(str(error)), headers)
 
     async def _respond(self, send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
@@ -129,6 +148,10 @@ async def _read(headers: dict[bytes, bytes], receive: Receive) -> bytes:
             raise too_large
         if not message.get("more_body"):
             return bytes(body)
+
+
+def _stated(states: str) -> list[tuple[bytes, bytes]]:
+    return [(_STATES, states.encode("utf-8"))] if states else []
 
 
 def _check_type(headers: dict[bytes, bytes], allowed: set[str]) -> None:

@@ -10,10 +10,11 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from fti.common.errors import FtiError
+from fti.common.errors import FtiError, OnlineStoreError
 from fti.serve.answers import answers, to_bytes
 from fti.serve.columns import BadRequestError
-from fti.serve.front import STORE_FAILS
+from fti.serve.features import RefusedRowError
+from fti.serve.front import STATES_HEADER, STORE_FAILS
 from fti.serve.model import PackagedModel
 from fti.serve.protocol import MAX_BODY, REVISION_HEADER, Request, Tensor, columns_of
 
@@ -38,12 +39,19 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
         """Answers one prediction."""
         await context.send_initial_metadata(((REVISION_HEADER, self.model.revision),))
         try:
-            return await self._infer(request)
+            answer, states = await self._infer(request)
+            if states:
+                context.set_trailing_metadata(((STATES_HEADER, states),))
+            return answer
+        except RefusedRowError as error:
+            context.set_trailing_metadata(((STATES_HEADER, error.states),))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         except BadRequestError as error:
             code = grpc.StatusCode.NOT_FOUND if error.status == 404 else grpc.StatusCode.INVALID_ARGUMENT
             await context.abort(code, str(error))
         except FtiError as error:
-            log.error("%s", error)
+            if not isinstance(error, OnlineStoreError):  # that one is in the log already
+                log.error("%s", error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, STORE_FAILS)
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -52,7 +60,7 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
 
     RepositoryModelUnload = RepositoryModelLoad
 
-    async def _infer(self, request: Any) -> Any:
+    async def _infer(self, request: Any) -> tuple[Any, str]:
         model = self.model
         if request.model_name != model.name:
             raise BadRequestError(f"model_name: {request.model_name[:60]!r}. Allowed: {model.name}", 404)
@@ -67,10 +75,10 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
         if not set(asked) <= model.outputs or len(set(asked)) != len(asked):
             raise BadRequestError(f"outputs: allowed is each once of {', '.join(sorted(model.outputs))}")
         columns, rows = columns_of(_tensors(request), model.schema)
-        scores, labels = await model.answer(Request(columns, rows, request.id))
-        outputs = answers(model.signature, scores, labels)
+        answer = await model.answer(Request(columns, rows, request.id))
+        outputs = answers(model.signature, answer.scores, answer.labels)
         chosen = {name: outputs[name] for name in asked or outputs}
-        return pb.ModelInferResponse(
+        response = pb.ModelInferResponse(
             model_name=model.name,
             model_version=model.revision,
             id=request.id,
@@ -80,6 +88,7 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
             ],
             raw_output_contents=[to_bytes(*output) for output in chosen.values()],
         )
+        return response, answer.states
 
 
 class LocalGrpcServer(GRPCServer):  # type: ignore[misc]

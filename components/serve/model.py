@@ -1,6 +1,7 @@
 """The model behind the protocols: a verified package on ONNX Runtime, with features looked up where needed."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kserve import Model
@@ -10,13 +11,29 @@ from fti.common.model_package import ModelPackage
 from fti.common.scoring import Scorer
 from fti.serve.answers import label_datatype
 from fti.serve.columns import DATATYPES, BadRequestError, Schema
-from fti.serve.features import FeatureLookup
+from fti.serve.features import Completed, FeatureLookup, RefusedRowError
+from fti.serve.metrics import count_values
 from fti.serve.protocol import Request
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ROWS_IN_LOOP = 256  # more rows are scored in a thread, so that health checks are answered meanwhile
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers.
+
+    Attributes:
+        scores: As `Scorer.score` gives them.
+        labels: [N].
+        states: The feature views that were not fresh, as `Completed.states` writes them.
+    """
+
+    scores: "np.ndarray"
+    labels: "np.ndarray"
+    states: str = ""
 
 
 class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
@@ -45,23 +62,37 @@ class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
         """Whether the model answers: it scores an example."""
         return bool(self.ready) and len(self.scorer.score(self._example)) == 1
 
-    async def answer(self, request: Request) -> "tuple[np.ndarray, np.ndarray]":
+    async def answer(self, request: Request) -> Answer:
         """Scores a request.
 
-        Returns:
-            Scores, as `Scorer.score` gives them, and labels [N].
-
         Raises:
-            BadRequestError: The model gives no finite answer to one of the rows.
+            BadRequestError: The model gives no finite answer to one of the rows, or a feature view refuses it.
             FeatureStoreError: The store does not answer.
         """
-        loop = asyncio.get_running_loop()
-        columns = request.columns
-        if self._lookup and columns.keys() != self.schema.features.keys():
-            columns = await loop.run_in_executor(self._lookup.executor, self._lookup.complete, columns)
+        completed = await self.complete(request)
         if request.rows > _ROWS_IN_LOOP:
-            return await loop.run_in_executor(None, self._scored, columns)
-        return self._scored(columns)
+            scored = await asyncio.get_running_loop().run_in_executor(None, self._scored, completed.columns)
+        else:
+            scored = self._scored(completed.columns)
+        return Answer(*scored, completed.states)
+
+    async def complete(self, request: Request) -> Completed:
+        """Looks up what a request lacks: the exact input of the model.
+
+        Raises:
+            BadRequestError: A feature view refuses one of the rows.
+            FeatureStoreError: The store does not answer.
+        """
+        columns = request.columns
+        if self._lookup is None or columns.keys() == self.schema.features.keys():
+            return Completed(columns)
+        loop = asyncio.get_running_loop()
+        completed = await loop.run_in_executor(self._lookup.executor, self._lookup.complete, columns)
+        if completed.vectors is not None:
+            count_values(self.name, completed.vectors)
+            if completed.vectors.refused:
+                raise RefusedRowError(completed)
+        return completed
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs, as V2 metadata lists them."""

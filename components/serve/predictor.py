@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, get_args
 
 import uvloop
 from kserve import ModelServer
@@ -15,7 +17,7 @@ from fti.common.errors import FtiError, PackageError
 from fti.common.model_package import load_package
 from fti.common.settings import Settings
 from fti.common.storage import local_copy
-from fti.serve.features import FeatureLookup
+from fti.serve.features import FeatureLookup, OnStoreFailure
 from fti.serve.front import Front
 from fti.serve.grpc_server import LocalGrpcServer
 from fti.serve.model import PackagedModel
@@ -91,8 +93,12 @@ def load_model(arguments: argparse.Namespace, settings: Settings) -> PackagedMod
         if not package.digest.startswith(revision):
             raise PackageError(f"{arguments.package} holds model {package.digest[:12]}", allowed=f"model {revision}")
         signature = package.signature
-        needs_store = bool(signature.feature_service and arguments.feature_repo)
-        lookup = FeatureLookup(arguments.feature_repo, signature, settings) if needs_store else None
+        lookup = None
+        if signature.feature_service and signature.entity_keys and arguments.feature_repo:
+            at = arguments.now
+            lookup = FeatureLookup(
+                arguments.feature_repo, signature, settings, arguments.on_store_failure, (lambda: at) if at else None
+            )
         return PackagedModel(arguments.name, revision, package, lookup)
 
 
@@ -118,8 +124,28 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--name", required=True, help="The model's name in the protocols' paths.")
     own.add_argument("--revision", default="", help="The beginning of the package's digest; checked.")
     own.add_argument("--feature_repo", default="", help="The Feast repository for requests that carry entity keys.")
+    own.add_argument(
+        "--on_store_failure",
+        choices=get_args(OnStoreFailure),
+        default=os.environ.get("FTI_ON_STORE_FAILURE") or "refuse",
+        help="When the online store does not answer: refuse the request (503), or take every feature for missing, so "
+        "that each view's on_missing decides. Default: FTI_ON_STORE_FAILURE, or refuse.",
+    )
+    own.add_argument(
+        "--now",
+        type=_moment,
+        default=os.environ.get("FTI_NOW") or None,
+        help="For replays of the past only: the time, in ISO 8601, against which the age of features is measured. "
+        "Default: FTI_NOW, or the clock.",
+    )
     own.add_argument("--host", default="0.0.0.0", help="The address to listen on.")  # noqa: S104  # in a container
     return own
+
+
+def _moment(text: str) -> datetime:
+    """A time as people write it; UTC where it names no zone."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 if __name__ == "__main__":

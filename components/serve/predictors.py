@@ -82,17 +82,12 @@ class Predictors:
 
     def _new(self, service: str, revision: Revision) -> Predictor:
         port, grpc_port = self._ports.reserve(), self._ports.reserve()
-        argv = [sys.executable, "-m", "fti.serve.predictor", "--package", revision.storage_uri]
-        argv += ["--name", service, "--revision", revision.name, "--host", HOST]
-        argv += ["--http_port", str(port), "--grpc_port", str(grpc_port)]
-        if revision.feature_repo:
-            argv += ["--feature_repo", revision.feature_repo]
         name = f"{service}-{revision.name}"
         unit = Unit(
             name=f"the predictor {name}",
-            argv=argv,
+            argv=command(service, revision, port, grpc_port),
             log=fresh_log(self._settings, name),
-            probe=lambda: _answers(port, service, revision),
+            probe=lambda: answers(port, service, revision),
         )
         return Predictor(unit, port, grpc_port)
 
@@ -112,6 +107,14 @@ class Predictors:
         self._ports.release(predictor.grpc_port)
 
 
+def command(service: str, revision: Revision, port: int, grpc_port: int) -> list[str]:
+    """The command that serves a revision on loopback, over HTTP and gRPC."""
+    argv = [sys.executable, "-m", "fti.serve.predictor", "--package", revision.storage_uri]
+    argv += ["--name", service, "--revision", revision.name, "--host", HOST]
+    argv += ["--http_port", str(port), "--grpc_port", str(grpc_port)]
+    return argv + (["--feature_repo", revision.feature_repo] if revision.feature_repo else [])
+
+
 def child_environ(settings: Settings) -> Mapping[str, str]:
     """The environment of a child process: this one's, with these settings."""
     own = settings.environ()
@@ -119,7 +122,8 @@ def child_environ(settings: Settings) -> Mapping[str, str]:
     return inherited | {name: value for name, value in own.items() if value}
 
 
-def _answers(port: int, service: str, revision: Revision) -> bool:
+def answers(port: int, service: str, revision: Revision) -> bool:
+    """Whether a revision answers on a port of loopback, within a second."""
     connection = HTTPConnection(HOST, port, timeout=0.5)
     try:
         connection.request("GET", f"/v2/models/{service}/ready")

@@ -1,5 +1,6 @@
 """Training tables: point in time, split, rejected rows kept; and everything that cannot be used."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import polars as pl
 import pytest
 
 from fti.common.errors import ConfigError, FeatureStoreError, FtiError
-from fti.common.feature_store import online_features, open_store
+from fti.common.feature_store import open_store
+from fti.common.online.reader import open_reader
 from fti.common.settings import Settings
 from fti.common.tables import Feature, read_spec
 from fti.featurize.logic import featurize
@@ -116,8 +118,9 @@ def test_a_home_of_any_name(name: str, tmp_path: Path) -> None:
     rows.write_parquet(settings.home / "rows.parquet")
     run(repo, settings, settings.home, entities=str(settings.home / "rows.parquet"))
     materialize(repo, "", settings)
-    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [0, 99]})
-    assert found["spending__orders"] == [10, None]
+    reader = open_reader(open_store(repo, settings), "shop_v1", lambda: datetime(2024, 1, 29, tzinfo=UTC))
+    found = reader.read({"customer": [0, 99]})
+    assert found.columns["spending__orders"][0] == 10 and found.status["spending"].tolist() == ["fresh", "missing"]
     assert {path.name for path in tmp_path.iterdir()} == {name}
     assert (settings.home / "registry.db").is_file()
 

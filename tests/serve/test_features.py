@@ -1,11 +1,10 @@
 """Features looked up in a real Feast online store, for requests that carry entity keys."""
 
-import textwrap
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from fti.common.errors import FeatureStoreError
@@ -14,47 +13,18 @@ from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.logic import push
 from fti.serve.runner import running
+from fti.serve.status import read
 from tests.serve import tiny
+from tests.serve.keyed import KEYS, REQUEST, SQLITE, at_airport, open_keyed
 
 pytestmark = pytest.mark.slow
-
-KEYS = ("origin", "gate")
-REQUEST = {name: tiny.ROW[name] for name in ("distance", "month", "weekend", "carrier")}
-STORE = """
-    project: tiny
-    provider: local
-    registry: {registry_type: sql, path: "sqlite:///${FTI_HOME}/registry.db"}
-    online_store: {type: sqlite, path: "${FTI_HOME}/online.db"}
-    offline_store: {type: dask}
-    entity_key_serialization_version: 3
-"""
 
 
 @pytest.fixture
 def feature_repo(settings: Settings, tmp_path: Path) -> Path:
     """A repository with one view, and one row of it in the online store."""
-    import pandas as pd
-
-    from fti.common.feature_store import open_store
-
-    repo = tmp_path / "features"
-    repo.mkdir()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    (repo / "feature_store.yaml").write_text(textwrap.dedent(STORE))
-    store = open_store(str(repo), settings)
-    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-    from feast.types import Float32, Int64, String
-
-    kinds = {"origin": ValueType.STRING, "gate": ValueType.INT64}
-    entities = [Entity(name=name, join_keys=[name], value_type=kind) for name, kind in kinds.items()]
-    source = FileSource(path=str(repo / "none.parquet"), timestamp_field="event_timestamp")
-    schema = [
-        Field(name=name, dtype=dtype) for name, dtype in [("origin", String), ("gate", Int64), ("mean_delay", Float32)]
-    ]
-    view = FeatureView(name="origin_delays", entities=entities, schema=schema, source=source)
-    store.apply([*entities, view, FeatureService(name="late_v1", features=[view])])
-    row = {"origin": ["JFK"], "gate": [7], "mean_delay": [30.0], "event_timestamp": [datetime(2013, 1, 1, tzinfo=UTC)]}
-    store.write_to_online_store("origin_delays", pd.DataFrame(row))
+    repo, store = open_keyed(settings, tmp_path / "features", SQLITE)
+    at_airport(store, "JFK", 30.0)
     return repo
 
 
@@ -83,6 +53,10 @@ def test_entity_keys_are_joined(settings: Settings, tmp_path: Path, feature_repo
         for row, delay, probability in zip(rows, delays, probabilities, strict=True):
             full = {**row, "origin_delays__mean_delay": delay}
             assert probability == pytest.approx(tiny.expected(full, 0.0), abs=1e-5)
+        assert response.headers["x-fti-features"] == "origin_delays=missing"
+        by_grpc = ask_by_grpc(settings, rows[:2])
+        assert by_grpc[0] == pytest.approx(probabilities[:2], abs=1e-6) and by_grpc[1] == "origin_delays=missing"
+        assert ask_by_grpc(settings, rows[:1])[1] is None
         given = httpx.post(endpoints["late"], json={"instances": [tiny.ROW]}, timeout=30)
         assert given.status_code == 200, "all features may be given too"
         mixed = httpx.post(endpoints["late"], json={"instances": [{**tiny.ROW, "origin": "JFK"}]}, timeout=30)
@@ -91,6 +65,26 @@ def test_entity_keys_are_joined(settings: Settings, tmp_path: Path, feature_repo
         assert null.status_code == 400 and "gate: row 0 is null" in null.json()["error"]
         wrong = httpx.post(endpoints["late"], json={"instances": [{**rows[0], "gate": "seven"}]}, timeout=30)
         assert wrong.status_code == 400 and "gate" in wrong.json()["error"]
+
+
+def ask_by_grpc(settings: Settings, rows: list[dict[str, Any]]) -> tuple[list[float], Any]:
+    """The probabilities, and what was not fresh."""
+    import grpc
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
+
+    kinds = {str: ("BYTES", "bytes_contents"), bool: ("BOOL", "bool_contents"), int: ("INT64", "int64_contents")}
+    message = pb.ModelInferRequest(model_name="late")
+    for name in rows[0]:
+        values = [row[name].encode() if isinstance(row[name], str) else row[name] for row in rows]
+        datatype, field = kinds.get(type(rows[0][name]), ("FP64", "fp64_contents"))
+        tensor = message.inputs.add(name=name, datatype=datatype, shape=[len(rows)])
+        getattr(tensor.contents, field).extend(values)
+    port = read(settings)["services"]["late"]["actual"]["revisions"]["stable"]["grpc_port"]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        response, call = grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.with_call(message)
+    scores = np.frombuffer(response.raw_output_contents[1], "<f4").reshape(-1, 2)
+    return scores[:, 1].tolist(), dict(call.trailing_metadata()).get("x-fti-features")
 
 
 def test_a_store_without_the_models_features_fails_at_the_start(
