@@ -1,7 +1,6 @@
 """The latest features into the online store, from where the last run ended."""
 
 import contextlib
-import io
 import logging
 import time
 from collections.abc import Iterator
@@ -10,8 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fti.common.errors import BusyError, ConfigError, FeatureStoreError
+from fti.common.online.writer import OnlineWriter, open_writer
 from fti.common.settings import Settings
-from fti.materialize import changes
+from fti.materialize.changes import Done, Span, Table, to_do
+from fti.materialize.progress import progress
+from fti.materialize.table import latest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,10 +28,12 @@ class Materialized:
 
     Attributes:
         view: Its name.
-        start: From when, UTC.
-        end: Until when, UTC.
+        start: From when its table was read, UTC.
+        end: The latest event that the online store holds of the table, UTC.
         keys: How many entities got new values.
         seconds: Wall time.
+        kept: How many entities kept values that were streamed in since.
+        removed: How many entities lost theirs, because the table has no row of them any more.
     """
 
     view: str
@@ -37,12 +41,17 @@ class Materialized:
     end: datetime
     keys: int
     seconds: float
+    kept: int = 0
+    removed: int = 0
 
 
 def materialize(feature_repo: str, end: str, settings: Settings) -> list[Materialized]:
-    """Brings the online store up to `end`: each view from where it stopped, or from the first day that has changed.
+    """Makes the online store hold what the offline tables say, up to `end`.
 
-    A new view, a view whose columns have changed, and a table in an object store are read from their earliest event.
+    Each view goes on where it stopped, or from the first day that has changed since. It is read from its first event
+    where it is new, its columns have changed, the online store has lost it, or its files cannot be listed. Corrected
+    rows replace what was materialized of them, whatever their event time; entities whose rows are gone get the values
+    before those, or none; values of later events than the table has were streamed in, and stay.
 
     Args:
         feature_repo: Folder with `feature_store.yaml`.
@@ -68,93 +77,89 @@ def materialize(feature_repo: str, end: str, settings: Settings) -> list[Materia
         raise ConfigError(
             "no feature view is registered", allowed="at least one, with online=True", remedy="Run featurize first"
         )
-    with _alone(settings):
-        return [_materialize(store, view, until, settings) for view in views]
+    with _alone(settings), contextlib.closing(open_writer(store)) as writer:
+        return [_materialize(store, writer, view, until, settings) for view in views]
 
 
 def _materialize(
-    store: "FeatureStore", view: "FeatureView", until: datetime | None, settings: Settings
+    store: "FeatureStore", writer: OnlineWriter, view: "FeatureView", until: datetime | None, settings: Settings
 ) -> Materialized:
     started = time.monotonic()
-    earliest, last = _span(store, view)
-    through = view.most_recent_end_time
-    table = changes.Fingerprint.of(view)
-    since = table.changed_since(changes.read(view.name, settings))
-    end = min(last, max(until or last, through or earliest))
-    if through is None or since == changes.ALL:
-        start = earliest
-    else:
-        start = min(through, since or through)
-    keys = 0
-    if start <= end and not (since is None and through and through >= end):
-        keys = _pull(store, view, start, end, latest=True).num_rows
-        _write(store, view, start, end)
-        changes.write(view.name, table, settings)
-    seconds = time.monotonic() - started
-    logger.info("%s: %s keys up to %s in %.1f s", view.name, f"{keys:,}", end.isoformat(), seconds)
-    return Materialized(view.name, start, end, keys, seconds)
+    done, table = Done.read(writer.recall(view)), Table.of(store, view, settings)
+    if until and done.through:
+        until = max(until, done.through)
+    span = to_do(done, table, until)
+    rows = latest(store, view, span.since, until) if span else None
+    if span is None or rows is None or _nothing(view, span, rows, until):
+        through = done.through or until or datetime.now(UTC)
+        return _told(Materialized(view.name, through, through, 0, time.monotonic() - started))
+    first, last = _bounds(view, rows, since=span.since or table.first_day, through=done.through if span.since else None)
+    through = max(last, done.reached or last)
+    writer.remember(view, done.reaching(through).text())
+    keys, kept, removed = _write(store, writer, view, rows, span=span, through=through)
+    _register(store, view, first, last)
+    writer.remember(view, Done(table, last, until is None, through).text())
+    return _told(Materialized(view.name, first, last, keys, time.monotonic() - started, kept, removed))
 
 
-def _write(store: "FeatureStore", view: "FeatureView", start: datetime, end: datetime) -> None:
-    from fti.common.feature_store import reason
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            store.materialize(start_date=start, end_date=end, feature_views=[view.name])
-    except Exception as error:
-        raise FeatureStoreError(
-            f"the feature view {view.name!r} could not be materialized: {reason(error)}",
-            remedy="Mend the cause and run it again: it goes on where it stopped",
-        ) from error
-
-
-def _span(store: "FeatureStore", view: "FeatureView") -> tuple[datetime, datetime]:
-    """The earliest and the latest event of a view's table."""
-    import pyarrow.compute as pc
-
-    times = _pull(store, view, None, None, latest=False).column(0)
-    if not len(times):
+def _nothing(view: "FeatureView", span: Span, rows: "pa.Table", until: datetime | None) -> bool:
+    """Whether a table has no row yet; rows that have gone since are something."""
+    if len(rows) or span.since:
+        return False
+    if until is None:
         raise FeatureStoreError(f"the table of {view.name!r} has no row", remedy="Run featurize first")
-    bounds = pc.min_max(times).as_py()
-    return _aware(bounds["min"]), _aware(bounds["max"])
+    return True
 
 
-def _aware(instant: datetime) -> datetime:
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+def _bounds(
+    view: "FeatureView", rows: "pa.Table", *, since: datetime | None, through: datetime | None
+) -> tuple[datetime, datetime]:
+    """From when the table was read, and its last event; with `since`, what was materialized before is not in `rows`."""
+    from fti.common.online.rows import event_times, instant_of
+
+    times = event_times(view, rows)
+    found = [instant_of(int(time)) for time in ([times.min(), times.max()] if len(times) else [])]
+    known = [each for each in (since, through) if each]
+    return min(known + found), max(known + found)
 
 
-def _pull(
-    store: "FeatureStore", view: "FeatureView", start: datetime | None, end: datetime | None, *, latest: bool
-) -> "pa.Table":
-    """Reads times of a view's table: of each key's latest row, or of all rows."""
-    from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
+def _write(
+    store: "FeatureStore", writer: OnlineWriter, view: "FeatureView", rows: "pa.Table", *, span: Span, through: datetime
+) -> tuple[int, int, int]:
+    """Writes rows and mends what they no longer say; how many keys were written, kept and removed."""
+    with progress(f"materialize {view.name}", len(rows)) as advance:
+        of = writer.write(view, rows, through, advance)
+    if span.only_added:
+        return of.written, of.kept, 0
+    strays, written, kept = set(writer.strays(view, set(of.keys), span.since, through)), of.written, of.kept
+    if strays and span.since:
+        older = writer.write(view, _rows_of(strays, view, latest(store, view, None, span.since)), through)
+        written, kept = written + older.written, kept + older.kept
+        strays -= set(older.keys)
+    return written, kept, writer.remove(view, list(strays), through)
 
-    from fti.common.feature_store import reason
 
-    offline = get_offline_store_from_config(store.config.offline_store)
-    source = view.batch_source
-    column_of = {feature: column for column, feature in source.field_mapping.items()}
-    keys = [column_of.get(column.name, column.name) for column in view.entity_columns] if latest else []
-    created = {"created_timestamp_column": source.created_timestamp_column or None}
-    pull = offline.pull_latest_from_table_or_query if latest else offline.pull_all_from_table_or_query
-    try:
-        return pull(
-            config=store.config,
-            data_source=source,
-            join_key_columns=keys,
-            feature_name_columns=[],
-            timestamp_field=source.timestamp_field,
-            start_date=start,
-            end_date=end,
-            **created,
-        ).to_arrow()
-    except FeatureStoreError:
-        raise
-    except Exception as error:
-        raise FeatureStoreError(
-            f"the table of the feature view {view.name!r} cannot be read: {reason(error)}",
-            remedy="Run featurize first",
-        ) from error
+def _rows_of(keys: set[bytes], view: "FeatureView", table: "pa.Table") -> "pa.Table":
+    import numpy as np
+
+    from fti.common.online.rows import Rows
+
+    rows = Rows.of(view, table)
+    return rows.part(np.flatnonzero([key in keys for key in rows.keys])).table
+
+
+def _register(store: "FeatureStore", view: "FeatureView", start: datetime, end: datetime) -> None:
+    from fti.common.feature_store import registry_errors
+    from fti.common.registry import changing
+
+    with registry_errors(store), changing(store):
+        store.registry.apply_materialization(view, store.project, start, end)
+
+
+def _told(view: Materialized) -> Materialized:
+    keys, end = f"{view.keys:,}", view.end.isoformat()
+    logger.info("%s: %s keys up to %s in %.1f s", view.view, keys, end, view.seconds)
+    return view
 
 
 def _instant(end: str) -> datetime:
@@ -164,12 +169,12 @@ def _instant(end: str) -> datetime:
         raise ConfigError(
             f"end is {end!r}", allowed="an instant in ISO 8601, such as 2013-10-01T00:00:00Z, or nothing"
         ) from None
-    return _aware(instant)
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 @contextlib.contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Two runs at once would write older values over newer ones."""
+    """Two runs at once would each take the other's rows for corrections."""
     from filelock import FileLock, Timeout
 
     try:

@@ -83,6 +83,22 @@ def test_exists(place: Place, put: Callable[..., str]) -> None:
     assert not storage.exists(f"{place[0]}/models/1", place[1])  # a prefix of 10, but no folder
 
 
+def test_stamps_change_with_the_content(place: Place, put: Callable[..., str]) -> None:
+    def stamps() -> dict[str, str]:
+        return storage.stamps(f"{place[0]}/table", place[1])
+
+    assert stamps() == {}
+    one, _ = put("table/day=1/a", "old"), put("table/day=2/b", "old")
+    put("tables/other")
+    before = stamps()
+    assert sorted(before) == ["day=1/a", "day=2/b"]
+    put("table/day=2/b", "old")
+    assert stamps() == before
+    put("table/day=2/b", "new")
+    assert {name for name, stamp in stamps().items() if stamp != before[name]} == {"day=2/b"}
+    assert storage.stamps(one, place[1]) == {"": before["day=1/a"]}
+
+
 def test_what_is_missing_is_named(place: Place, put: Callable[..., str], tmp_path: Path) -> None:
     put("there.csv")
     uri, settings = f"{place[0]}/missing.csv", place[1]

@@ -3,13 +3,14 @@
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from filelock import FileLock
 
 from fti.common.errors import BusyError, ConfigError, FeatureStoreError
-from fti.common.feature_store import online_features, open_store, service_of
+from fti.common.feature_store import open_store, service_of
 from fti.common.settings import Settings
 from fti.featurize.logic import featurize
 from fti.materialize.logic import materialize
@@ -23,8 +24,16 @@ def repo(tmp_path: Path, settings: Settings) -> str:
     return str(repo)
 
 
+def online_features(repo: str, settings: Settings, customers: list[int]) -> dict[str, list[Any]]:
+    """What Feast reads."""
+    store = open_store(repo, settings)
+    service = store.get_feature_service("shop_v1")
+    found = store.get_online_features(features=service, entity_rows={"customer": customers}, full_feature_names=True)
+    return {name: values for name, values in found.to_dict().items() if name != "customer"}
+
+
 def orders_of(repo: str, settings: Settings) -> list[int | None]:
-    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [0, 1, 2, 99]})
+    found = online_features(repo, settings, [0, 1, 2, 99])
     assert sorted(found) == ["spending__orders", "spending__total"]
     return found["spending__orders"]
 
@@ -32,7 +41,8 @@ def orders_of(repo: str, settings: Settings) -> list[int | None]:
 def test_each_run_goes_on_where_the_last_one_stopped(repo: str, settings: Settings) -> None:
     assert orders_of(repo, settings) == [None] * 4
     (first,) = materialize(repo, "2024-01-10T12:00:00", settings)
-    assert (first.start, first.keys) == (datetime(2024, 1, 1, 12, tzinfo=UTC), 3)
+    assert (first.start, first.end) == (datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 10, 12, tzinfo=UTC))
+    assert first.keys == 3
     assert orders_of(repo, settings) == [4, 3, 3, None]
     (second,) = materialize(repo, "", settings)
     assert (second.start, second.end) == (first.end, datetime(2024, 1, 30, 12, tzinfo=UTC))
@@ -57,7 +67,7 @@ def more_orders(tmp_path: Path, **columns: list[object]) -> Path:
 
 
 def totals(repo: str, settings: Settings, customer: int) -> tuple[float | None, int | None]:
-    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [customer]})
+    found = online_features(repo, settings, [customer])
     return found["spending__total"][0], found["spending__orders"][0]
 
 
@@ -98,7 +108,7 @@ def test_a_feature_added_to_a_view_is_materialized(repo: str, settings: Settings
     definitions.write_text(definitions.read_text().replace(field, f'{field}, Field(name="most", dtype=Float32)'))
     featurize({"orders": tmp_path / "orders.parquet"}, repo, settings.home / "features.json", settings)
     materialize(repo, "", settings)
-    found = online_features(open_store(repo, settings), "shop_v1", {"customer": [0, 1, 2]})
+    found = online_features(repo, settings, [0, 1, 2])
     assert None not in found["spending__most"]
 
 

@@ -13,7 +13,7 @@ from fti.common.settings import Settings
 from fti.common.storage import local, objects, web
 from fti.common.storage.location import Location, parse, shown
 
-__all__ = ["download", "exists", "find", "local_copy", "publish_dir", "read_text", "shown", "upload"]
+__all__ = ["download", "exists", "find", "local_copy", "publish_dir", "read_text", "shown", "stamps", "upload"]
 
 
 def find(uri: str, settings: Settings) -> list[str]:
@@ -47,6 +47,24 @@ def exists(uri: str, settings: Settings) -> bool:
     if location.is_web:
         return web.exists(uri)
     return objects.exists(_store(location, settings), location)
+
+
+def stamps(uri: str, settings: Settings) -> dict[str, str]:
+    """What changes with the content of a file, or of each in a folder; nothing in an object store is downloaded.
+
+    Returns:
+        Name below the folder, empty for a file itself -> a digest or what the object store has for one. Empty where
+        there is nothing.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    location = parse(uri)
+    if location.is_local:
+        return local.stamps(location.path)
+    if location.is_web:
+        raise StorageError(f"{shown(uri)} cannot be listed", allowed="a path, s3:// or gs://")
+    return objects.stamps(_store(location, settings), location)
 
 
 def download(uri: str, path: str | Path, settings: Settings) -> Path:

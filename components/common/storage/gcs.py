@@ -24,6 +24,12 @@ class GcsStore:
             for blob in self._client.list_blobs(bucket, prefix=prefix, timeout=_TIMEOUT, retry=_retry()):
                 yield str(blob.name)
 
+    def stamps(self, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """The keys that start with a prefix, and what changes with the content of each."""
+        with _errors(f"gs://{bucket}/{prefix}", bucket):
+            for blob in self._client.list_blobs(bucket, prefix=prefix, timeout=_TIMEOUT, retry=_retry()):
+                yield str(blob.name), f"{blob.crc32c} {blob.size}"
+
     def get(self, bucket: str, key: str, path: Path) -> None:
         """Streams an object into a file, its checksum verified, whole or not at all."""
         with _errors(f"gs://{bucket}/{key}", bucket), atomic_file(path) as scratch:

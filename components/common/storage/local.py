@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from fti.common.errors import StorageError
-from fti.common.files import atomic_dir, atomic_file, digest_of
+from fti.common.files import atomic_dir, atomic_file, digest_of, sha256_of
 
 
 def find(path: Path) -> list[str]:
@@ -13,6 +13,13 @@ def find(path: Path) -> list[str]:
     if path.exists():
         return [str(path)]
     return sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
+
+
+def stamps(path: Path) -> dict[str, str]:
+    """The digest of a file, or of each in a folder, by its name below that."""
+    if path.is_file():
+        return {"": sha256_of(path)}
+    return {file.relative_to(path).as_posix(): sha256_of(file) for file in path.rglob("*") if file.is_file()}
 
 
 def require(path: Path) -> Path:

@@ -20,6 +20,9 @@ class ObjectStore(Protocol):
     def keys(self, bucket: str, prefix: str) -> Iterator[str]:
         """The keys that start with a prefix."""
 
+    def stamps(self, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """The keys that start with a prefix, and what changes with the content of each."""
+
     def get(self, bucket: str, key: str, path: Path) -> None:
         """Streams an object into a file."""
 
@@ -44,6 +47,17 @@ def below(store: ObjectStore, location: Location) -> list[str]:
     """The keys of all files in a "folder"; `models/1` never means `models/10`."""
     folder = location.key.rstrip("/") + "/" if location.key else ""
     return [key for key in store.keys(location.bucket, folder) if not key.endswith("/")]
+
+
+def stamps(store: ObjectStore, location: Location) -> dict[str, str]:
+    """What changes with the content of an object, or of each in a "folder", by its name below that."""
+    folder = location.key.rstrip("/") + "/" if location.key else ""
+    found = dict(store.stamps(location.bucket, location.key.rstrip("/")))
+    if location.key in found:
+        return {"": found[location.key]}
+    return {
+        key.removeprefix(folder): stamp for key, stamp in found.items() if key.startswith(folder) and key[-1:] != "/"
+    }
 
 
 def exists(store: ObjectStore, location: Location) -> bool:

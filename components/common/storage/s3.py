@@ -33,6 +33,12 @@ class S3Store:
             for item in self._client.list_objects(bucket, prefix=prefix, recursive=True):
                 yield str(item.object_name)
 
+    def stamps(self, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """The keys that start with a prefix, and what changes with the content of each."""
+        with self._errors(f"s3://{bucket}/{prefix}", bucket):
+            for item in self._client.list_objects(bucket, prefix=prefix, recursive=True):
+                yield str(item.object_name), f"{item.etag} {item.size}"
+
     def get(self, bucket: str, key: str, path: Path) -> None:
         """Streams an object into a file, whole or not at all."""
         with self._errors(f"s3://{bucket}/{key}", bucket), atomic_file(path) as scratch:
