@@ -9,7 +9,17 @@ from typing import Any
 
 from fti.common.files import atomic_file
 
-COMPONENTS = ("ingest", "validate", "featurize", "materialize", "retrieve", "train", "evaluate", "push")
+COMPONENTS = (
+    "ingest",
+    "validate",
+    "featurize",
+    "materialize",
+    "retrieve",
+    "train",
+    "evaluate",
+    "infra_validate",
+    "push",
+)
 
 _DEFAULT = re.compile(r"^(#.* \[Default: )([\[{].*[\]}])\]$")
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from fti.common.errors import BusyError, ServingError
+from fti.common.errors import BusyError, ServingError, UnblessedModelError
 from fti.common.files import atomic_file
 from fti.common.inference_service import read_service
 from fti.common.settings import Settings
@@ -40,14 +40,16 @@ def run_demo(settings: Settings, requests: int, say: Say, progress: Progress) ->
 
     Raises:
         BusyError: `fti serve` runs in the same home.
-        FtiError: A step failed, or the challenger was not blessed.
+        FtiError: A step failed, or a model was not blessed.
     """
     if read_state(settings):
         raise BusyError("`fti serve` runs in this home", remedy="Stop it first: the demo serves on its own")
     started = time.monotonic()
 
-    say("1/4  The whole loop: ingest → validate → featurize → materialize → retrieve → train → evaluate → push")
+    say("1/4  The whole loop: ingest → validate → featurize → materialize → retrieve → train → evaluate →")
+    say("     infra_validate → push")
     loop = _run("loop", {"canary_percent": 100}, settings, progress)
+    judged = _judged(loop)
     say(f"2/4  A challenger with other parameters: {json.dumps(CHALLENGER)}")
     training = _run("training", {"hyperparameters": CHALLENGER}, settings, progress)
     say(f"3/4  The challenger takes {CANARY_PERCENT} % of the traffic")
@@ -57,7 +59,7 @@ def run_demo(settings: Settings, requests: int, say: Say, progress: Progress) ->
     rows = _requests(Path(loop.artifacts("retrieve", "test")[0]["uri"]), requests)
     traffic = _ask(settings, rows)
 
-    figures = {**_judged(loop), **traffic, "seconds": round(time.monotonic() - started, 1)}
+    figures = {**judged, **traffic, "seconds": round(time.monotonic() - started, 1)}
     with atomic_file(settings.home / "demo.json") as scratch:
         scratch.write_text(json.dumps(figures, indent=2))
     _tell(figures, [loop, training], rows[0], say)
@@ -70,12 +72,19 @@ def _run(name: str, arguments: dict[str, Any], settings: Settings, progress: Pro
 
 
 def _judged(loop: Run) -> dict[str, Any]:
-    """What the steps of the loop recorded about the flights and the model."""
+    """What the steps of the loop recorded about the flights, the model and its server."""
+    blessing = json.loads(Path(loop.artifacts("infra-validate", "infra_blessing")[0]["uri"]).read_text())
+    if not blessing["blessed"]:
+        raise UnblessedModelError(
+            f"the model was not blessed: {'; '.join(blessing['reasons'])}",
+            remedy=f"Read the reports in {loop.folder / 'reports'}",
+        )
     tables = [raw["metadata"] for raw in loop.artifacts("ingest", "raw")]
     rejects = [rejected["metadata"]["rows"] for rejected in loop.artifacts("validate", "rejected")]
     flights = next(index for index, table in enumerate(tables) if table["table"] == "flights")
     unlabelled = loop.artifacts("retrieve", "metrics")[0]["metadata"]["rejected_rows"]
     quality = loop.artifacts("evaluate", "metrics")[0]["metadata"]
+    served = loop.artifacts("infra-validate", "metrics")[0]["metadata"]
     return {
         "rows_ingested": int(tables[flights]["rows"]),
         "rows_rejected": int(rejects[flights] + unlabelled),
@@ -83,7 +92,11 @@ def _judged(loop: Run) -> dict[str, Any]:
         "rows_without_label": int(unlabelled),
         "auc_schedule_only": round(quality["baseline_roc_auc"], 4),
         "auc_test": round(quality["roc_auc"], 4),
-        "blessed": json.loads(Path(loop.artifacts("evaluate", "blessing")[0]["uri"]).read_text())["blessed"],
+        "rows_replayed": int(served["keys_rows_compared"]),
+        "features_compared": int(served["features_compared"]),
+        "features_differing": int(served["features_differing"]),
+        "latency_p99_ms": round(served["keys_latency_p99_ms"], 2),
+        "blessed": blessing["blessed"],
     }
 
 
@@ -132,6 +145,8 @@ def _tell(figures: dict[str, Any], runs: list[Run], row: dict[str, Any], say: Sa
     lines = {
         "Rows": f"{figures['rows_ingested']:,} flights in, {figures['rows_rejected']:,} rejected: {rejected}",
         "AUC": f"{figures['auc_test']:.3f} on unseen months; schedule alone: {figures['auc_schedule_only']:.3f}",
+        "Skew": f"{figures['features_differing']} of {figures['features_compared']} features differ between training "
+        f"and server in {figures['rows_replayed']} rows; 99 % answered within {figures['latency_p99_ms']:.1f} ms",
         "Traffic": f"{figures['requests']:,} requests, {figures['failed_requests']} failed; canary "
         f"{figures['canary_percent_asked']} % asked, {figures['canary_percent_seen']} % seen",
         "Reports": "  ".join(folders),

@@ -28,6 +28,8 @@ def loop(
     slices: List[str] = reference.SLICES,
     service: str = reference.SERVICE,
     canary_percent: int = 100,
+    latency_budget_ms: float = reference.LATENCY_BUDGET_MS,
+    memory_limit_mb: float = reference.MEMORY_LIMIT_MB,
     seed: int = 0,
 ) -> None:
     """Runs the feature pipeline, the training pipeline and, where the model is blessed, the push.
@@ -48,6 +50,8 @@ def loop(
         slices: Columns by which the report breaks the test set down.
         service: The InferenceService to create or change.
         canary_percent: Share of the traffic for the new model, 0 to 100; 100 makes it the stable one.
+        latency_budget_ms: Within which the server on trial answers 99 % of requests of one row.
+        memory_limit_mb: What the server on trial may hold in memory, MiB.
         seed: Makes training repeatable.
     """
     computed = features(tables=tables, null_values=null_values, feature_repo=feature_repo)
@@ -64,6 +68,8 @@ def loop(
         floor=floor,
         slices=slices,
         service=service,
+        latency_budget_ms=latency_budget_ms,
+        memory_limit_mb=memory_limit_mb,
         seed=seed,
     ).after(computed)
     with dsl.If(trained.outputs["Output"] == True, "blessed"):  # noqa: E712 - KFP compiles the comparison

@@ -37,4 +37,6 @@ REQUEST_FEATURES = [
     "distance",
 ]
 FLOOR = {"roc_auc": 0.75}
+LATENCY_BUDGET_MS = 100.0
+MEMORY_LIMIT_MB = 2048.0
 SLICES = ["origin", "carrier"]

@@ -1,10 +1,14 @@
-"""The training pipeline: features and labels in, a model package with or without a blessing out."""
+"""The training pipeline: features and labels in, a model package with or without a blessing out.
+
+The blessing is that of infra_validate, which needs evaluate's: a model that is good, on a server that serves it so.
+"""
 
 from typing import Any, Dict, List, NamedTuple
 
 from kfp import dsl
 
 from fti.evaluate.component import evaluate
+from fti.infra_validate.component import infra_validate
 from fti.pipelines import reference
 from fti.retrieve.component import retrieve
 from fti.step import uncached
@@ -12,7 +16,7 @@ from fti.train.component import train
 
 
 class Trained(NamedTuple):
-    """What training leaves: the model, the judgement on it, and whether it is blessed.
+    """What training leaves: the model, the judgement on it and its server, and whether it is blessed.
 
     The last is named `Output` because KFP's local runner skips, silently, a condition on an output of another name.
     """
@@ -36,9 +40,12 @@ def training(
     floor: Dict[str, float] = reference.FLOOR,
     slices: List[str] = reference.SLICES,
     service: str = reference.SERVICE,
+    latency_budget_ms: float = reference.LATENCY_BUDGET_MS,
+    memory_limit_mb: float = reference.MEMORY_LIMIT_MB,
     seed: int = 0,
 ) -> Trained:
-    """Joins features to labels as of each prediction time, trains, and judges the model on data it has not seen.
+    """Joins features to labels as of each prediction time, trains, judges the model on data it has not seen, and serves
+    it on trial.
 
     Args:
         algorithm: logistic_ or linear_regression, hist_gradient_boosting, random_forest, mlp, module:function.
@@ -53,6 +60,8 @@ def training(
         floor: The least that a metric on the test set must reach, by the metric's name.
         slices: Columns by which the report breaks the test set down.
         service: The InferenceService whose stable model the new one must match; it may not exist yet.
+        latency_budget_ms: Within which the server on trial answers 99 % of requests of one row.
+        memory_limit_mb: What the server on trial may hold in memory, MiB.
         seed: Makes training repeatable.
     """
     tables = uncached(
@@ -91,8 +100,19 @@ def training(
             slices=slices,
         )
     )
+    served = uncached(
+        infra_validate(
+            model=candidate.outputs["model"],
+            test=tables["test"],
+            blessing=judged.outputs["blessing"],
+            feature_repo=feature_repo,
+            latency_budget_ms=latency_budget_ms,
+            memory_limit_mb=memory_limit_mb,
+            seed=seed,
+        )
+    )
     return Trained(
         model=candidate.outputs["model"],
-        blessing=judged.outputs["blessing"],
-        Output=judged.outputs["Output"],
+        blessing=served.outputs["infra_blessing"],
+        Output=served.outputs["Output"],
     )

@@ -76,6 +76,9 @@ def test_the_demo_leaves_figures_that_hold(demo: str, work: Path) -> None:
     assert figures["auc_test"] >= 0.811
     assert figures["auc_schedule_only"] < 0.65
     assert figures["blessed"] is True
+    assert figures["rows_replayed"] > 150
+    assert figures["features_compared"] == 33
+    assert figures["features_differing"] == 0
     assert figures["requests"] == 1000
     assert figures["failed_requests"] == 0
     assert figures["canary_percent_asked"] == 20
@@ -97,7 +100,7 @@ def test_the_demo_tells_what_matters(demo: str, work: Path) -> None:
     assert folders
     names = {page.name.split("-", 1)[1] for folder in folders.groups() for page in (work / folder).glob("*.html")}
     tables = ("flights", "weather", "planes", "airports")
-    assert names == {"evaluate.html", *(f"validate-{table}.html" for table in tables)}
+    assert names == {"evaluate.html", "infra-validate.html", *(f"validate-{table}.html" for table in tables)}
 
 
 def test_the_curl_line_of_the_demo_works(demo: str, served: str, work: Path) -> None:

@@ -113,7 +113,7 @@ def _runner(pipeline: Any) -> Callable[..., None]:
             click.echo(f"  {name}: {value}")
         for report in finished.reports:
             click.echo(f"  report: {report}")
-        for blessing in finished.artifacts("evaluate", "blessing"):
+        for blessing in finished.artifacts("infra-validate", "infra_blessing"):
             click.echo(_verdict(json.loads(Path(blessing["uri"]).read_text(encoding="utf-8"))))
 
     return run

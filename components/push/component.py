@@ -21,7 +21,7 @@ def push(
 
     Args:
         model: The model package, from train.
-        blessing: The verdict of evaluate on this model; without it nothing is pushed.
+        blessing: The verdict on this model, of infra_validate or of evaluate alone; without it nothing is pushed.
         service: The name of the InferenceService, such as `late-arrival`.
         endpoint: JSON: service, variant, revision, digest, percent, storageUri and manifest.
         canary_percent: Share of the traffic. 100 makes the model stable and ends the trial of any canary; 1 to 99

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from fti.common.blessing import read_blessing
 from fti.common.errors import ConfigError, UnblessedModelError
 from fti.common.files import atomic_file
 from fti.common.inference_service import (
@@ -41,7 +42,7 @@ def push(
 
     Args:
         model: The folder of the model package.
-        blessing: The JSON file that evaluate wrote for this very package.
+        blessing: The JSON file that infra_validate, or evaluate alone, wrote for this very package.
         service: The name of the InferenceService.
         settings: Where packages and manifests go.
         canary_percent: The share of the traffic: 100 makes the model stable; 1 to 99 a canary; 0 a canary that
@@ -82,27 +83,21 @@ def write_endpoint(endpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def check_blessing(path: str | Path, digest: str) -> None:
-    """Refuses a model that evaluate did not bless.
+    """Refuses a model that is not blessed.
 
     Args:
-        path: The JSON file that evaluate wrote.
+        path: The JSON file that infra_validate wrote, or evaluate where the server is not tried.
         digest: The digest of the package to push.
 
     Raises:
         UnblessedModelError: The blessing is absent, unreadable, refused, or was given to another model.
     """
-    remedy = "Evaluate the model and push the blessing that belongs to it"
-    try:
-        blessing = json.loads(Path(path).read_text(encoding="utf-8"))
-        blessed, of = blessing["blessed"], blessing["model_digest"]
-        reasons = [str(reason) for reason in blessing.get("reasons") or []]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnblessedModelError(f"{path} is not a blessing: {error}", remedy=remedy) from error
-    if of != digest:
-        raise UnblessedModelError(f"the blessing was given to model {str(of)[:12]}, not {digest[:12]}", remedy=remedy)
-    if blessed is not True:
-        why = ": " + "; ".join(reasons) if reasons else ""
-        raise UnblessedModelError(f"model {digest[:12]} was not blessed{why}", remedy="Train a better model")
+    blessing = read_blessing(path, digest)
+    if not blessing.blessed:
+        why = ": " + "; ".join(blessing.reasons) if blessing.reasons else ""
+        raise UnblessedModelError(
+            f"model {digest[:12]} was not blessed{why}", remedy="Read the report of the step that refused it"
+        )
 
 
 def _checked_percent(value: float) -> int:

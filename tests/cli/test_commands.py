@@ -79,5 +79,5 @@ def test_status_of_an_empty_home(settings: Settings) -> None:
 
 def test_compile_writes_every_pipeline_and_component(tmp_path: Path) -> None:
     written = fti("compile", "--output", str(tmp_path)).split()
-    assert len(written) == 12
+    assert len(written) == 13
     assert all(Path(path).is_file() for path in written)
