@@ -18,6 +18,9 @@ from fti.serve.ports import HOST
 from fti.serve.protocol import MAX_BODY
 
 VARIANT_HEADER = "x-variant"
+REQUEST_SECONDS = 30
+# Upper bounds of the latency histograms, milliseconds: five to a decade.
+BUCKETS = [round(10 ** (step / 5), 1) for step in range(-5, 23)]
 
 _TYPE = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -53,6 +56,8 @@ def bootstrap(port: int, admin_port: int, clusters_file: Path, routes_file: Path
     return {
         "node": {"id": "fti", "cluster": "fti"},
         "admin": {"address": _address(admin_port)},
+        "stats_flush_interval": "1s",
+        "stats_config": {"histogram_bucket_settings": [{"match": {"safe_regex": {"regex": ".*"}}, "buckets": BUCKETS}]},
         "dynamic_resources": {"cds_config": _file(clusters_file)},
         "static_resources": {"listeners": [listener(port, routes_file)]},
     }
@@ -157,7 +162,7 @@ def _route_options() -> Config:
         "update_frequency": 1,
     }
     return {
-        "timeout": "30s",
+        "timeout": f"{REQUEST_SECONDS}s",
         "retry_policy": {
             # A canary that answers 5xx is a broken canary: its requests go to the stable predictor.
             "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes",
