@@ -10,7 +10,12 @@ from fti.common.settings import Settings
 
 @click.command("rollout")
 @click.argument("service")
-@click.option("--steps", default="5,25,50,100", show_default=True, help="Shares of the traffic, percent.")
+@click.option(
+    "--steps",
+    default="0,5,25,50,100",
+    show_default=True,
+    help="Shares of the traffic, percent; at 0 it gets copies of the requests, unseen.",
+)
 @click.option(
     "--alpha", default=0.05, show_default=True, help="Probability of a false rollback, and of a false promotion."
 )
@@ -55,7 +60,7 @@ def _parsed(steps: str) -> tuple[int, ...]:
     try:
         return tuple(int(step) for step in steps.split(","))
     except ValueError:
-        raise click.BadParameter(f"{steps!r} is not a list such as 5,25,50,100", param_hint="--steps") from None
+        raise click.BadParameter(f"{steps!r} is not a list such as 0,5,25,50,100", param_hint="--steps") from None
 
 
 class _Line:

@@ -47,7 +47,7 @@ def rollback(name: str, settings: Settings, only: str = "") -> bool:
         ConfigError: The service was never pushed.
         BusyError: Another change of this service goes on.
     """
-    return _change(name, settings, only, lambda service: replace(service, canary=None, canary_percent=0))
+    return _change(name, settings, only, lambda service: replace(service, canary=None, canary_percent=0, shadow=False))
 
 
 @contextmanager

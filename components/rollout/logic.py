@@ -26,14 +26,15 @@ class Plan:
     """How a canary is rolled out.
 
     Attributes:
-        steps: Shares of the traffic, percent, rising; the last is kept until it has proved itself too.
+        steps: Shares of the traffic, percent, rising; at 0 it is a shadow, sent copies of all requests. The last is
+            kept until it has proved itself too.
         step_seconds: How long a step may go on without evidence before the rollout is held.
         missing_seconds: How long figures may be missing before the canary is taken back.
         look_seconds: How often to look.
         limits: What is asked of the canary.
     """
 
-    steps: tuple[int, ...] = (5, 25, 50, 100)
+    steps: tuple[int, ...] = (0, 5, 25, 50, 100)
     step_seconds: float = 3600.0
     missing_seconds: float = 60.0
     look_seconds: float = 1.0
@@ -139,8 +140,8 @@ def check_plan(plan: Plan) -> None:
         ConfigError: Names what is wrong.
     """
     steps, limits = plan.steps, plan.limits
-    if not steps or list(steps) != sorted(set(steps)) or not all(1 <= step <= 100 for step in steps):
-        raise ConfigError(f"the steps are {list(steps)}", allowed="rising whole numbers from 1 to 100")
+    if not steps or list(steps) != sorted(set(steps)) or not all(0 <= step <= 100 for step in steps):
+        raise ConfigError(f"the steps are {list(steps)}", allowed="rising whole numbers from 0 to 100")
     for name in ("alpha", *GUARDRAILS.values()):
         if not 0 < getattr(limits, name) < 1:
             raise ConfigError(f"{name} is {getattr(limits, name)}", allowed="more than 0 and less than 1")
@@ -181,8 +182,9 @@ def _keep_share(record: Record, percent: int, settings: Settings) -> bool:
         service = read_service(record.service, settings)
         if service is None or not _is_ours(service, record):
             return False
-        if service.canary_percent != percent:
-            write_service(replace(service, canary_percent=percent), settings)
+        wanted = replace(service, canary_percent=percent, shadow=percent == 0)
+        if wanted != service:
+            write_service(wanted, settings)
     return True
 
 
@@ -196,7 +198,7 @@ def _is_of(reading: Reading, record: Record, percent: int) -> bool:
     of = {variant: reading.revisions.get(variant, "") for variant in (STABLE, CANARY)}
     models = {STABLE: record.stable, CANARY: record.canary}
     same = all(of[variant] and models[variant].startswith(of[variant]) for variant in of)
-    return same and reading.percent == percent
+    return same and (reading.percent, reading.shadow) == (percent, percent == 0)
 
 
 def _count(record: Record, reading: Reading) -> None:

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from http.client import HTTPConnection, HTTPException
 from typing import Any, Protocol
 
-from fti.common.inference_service import CANARY, STABLE
+from fti.common.inference_service import CANARY
 from fti.common.settings import Settings
 
 
@@ -44,12 +44,14 @@ class Reading:
         epoch: Names the process that counts: its counters begin at 0.
         revisions: Variant -> the revision that has its traffic.
         percent: The canary's share of the traffic in force, 0 to 100.
+        shadow: Whether it is sent copies of the requests only.
         counts: Variant -> what it has done since the epoch began.
     """
 
     epoch: str
     revisions: Mapping[str, str]
     percent: int
+    shadow: bool
     counts: Mapping[str, Counts]
 
 
@@ -87,6 +89,7 @@ class GatewayMetrics:
             epoch=f"{state['gateway_pid']} {' '.join(clusters.values())}",
             revisions={variant: of["revision"] for variant, of in revisions.items()},
             percent=revisions.get(CANARY, {"percent": 0})["percent"],
+            shadow=revisions.get(CANARY, {"shadow": False})["shadow"],
             counts=counts,
         )
 
@@ -100,16 +103,15 @@ class GatewayMetrics:
         if not set(clusters.values()) <= hosts.keys():
             return None
         return {
-            variant: _counted(hosts[name], refusals.get(name, 0), slow.get(name, 0), failover=variant != STABLE)
+            variant: _counted(hosts[name], refusals.get(name, 0), slow.get(name, 0))
             for variant, name in clusters.items()
         }
 
 
-def _counted(hosts: list[dict[str, Any]], refusals: int, slow: int, *, failover: bool) -> Counts:
+def _counted(hosts: list[dict[str, Any]], refusals: int, slow: int) -> Counts:
     """The first host is the variant's own; what a second one was sent, the first did not answer."""
     own, *others = [{stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]} for host in hosts]
-    passed_on = others[0]["rq_total"] if failover and others else 0
-    failures = passed_on if failover else own["rq_error"]
+    failures = others[0]["rq_total"] if others else own["rq_error"]
     return Counts(own["rq_success"] + failures, failures, refusals, slow)
 
 

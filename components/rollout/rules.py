@@ -81,19 +81,14 @@ def judge(counts: Mapping[str, Counts], percent: int, limits: Limits, evidence: 
 
     Args:
         counts: Variant -> its counts in this step.
-        percent: The canary's share of the traffic, 1 to 100.
+        percent: The canary's share of the traffic; 0 where it is a shadow, which is sent every request too.
         limits: What is asked.
         evidence: Guardrail -> log evidence of harm from the steps before.
     """
     canary, stable = counts[CANARY], counts[STABLE]
     findings = tuple(_finding(name, counts, percent, limits, evidence.get(name, 0.0)) for name in GUARDRAILS)
-    share = percent / 100
-    if 0 < share < 1 and log_evidence(canary.requests, canary.requests + stable.requests, share) >= -math.log(
-        _MISMATCH_ALPHA
-    ):
-        seen = 100 * canary.requests / (canary.requests + stable.requests)
-        reason = f"the canary got {seen:.1f} % of the requests, not {percent} %: the comparison cannot be trusted"
-        return Judgement("mismatch", reason, findings)
+    if mismatch := _mismatch(canary.requests, canary.requests + stable.requests, percent):
+        return Judgement("mismatch", mismatch, findings)
     for finding in findings:
         if finding.outcome == "failure":
             return Judgement("failure", _harm(finding), findings)
@@ -114,11 +109,24 @@ def _finding(name: str, counts: Mapping[str, Counts], percent: int, limits: Limi
     if percent == 100:  # nobody to compare with at the same time: stable is what it was before
         worse = canary[1] > stable[2]
     else:
-        evidence += log_evidence_of_more(of_canary, of_canary + of_stable, percent / 100)
+        evidence += log_evidence_of_more(of_canary, of_canary + of_stable, _share(percent))
         worse = evidence >= -math.log(alpha)
     excess = canary[2] - stable[1]
     outcome: Outcome = "success" if excess <= margin else "failure" if worse else "inconclusive"
     return Finding(name, canary, stable, evidence, excess, margin, outcome)
+
+
+def _mismatch(canary: int, requests: int, percent: int) -> str:
+    """Why the split cannot be the one that was asked; empty where it can. A shadow answers in its own time."""
+    if percent in {0, 100} or log_evidence(canary, requests, percent / 100) < -math.log(_MISMATCH_ALPHA):
+        return ""
+    seen = 100 * canary / requests
+    return f"the canary got {seen:.1f} % of the requests, not {percent} %: it cannot be compared"
+
+
+def _share(percent: int) -> float:
+    """The canary's share of all answers, those of a shadow included."""
+    return percent / 100 if percent else 0.5
 
 
 def _rate(events: int, requests: int, alpha: float) -> tuple[float, float, float]:

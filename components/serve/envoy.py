@@ -108,10 +108,10 @@ def routes(replicas: Sequence[Replica]) -> Config:
 
 
 def clusters(replicas: Sequence[Replica]) -> list[Config]:
-    """One cluster per variant. A canary's has the stable predictor as second priority."""
+    """One cluster per variant. A canary's has the stable predictor as second priority, a shadow's has not."""
     stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
     return [
-        _cluster(replica, [replica] if replica.variant == STABLE else [replica, stable[replica.service]], name)
+        _cluster(replica, [replica] if _alone(replica) else [replica, stable[replica.service]], name)
         for replica, name in cluster_names(replicas).items()
     ]
 
@@ -125,9 +125,13 @@ def cluster_names(replicas: Sequence[Replica]) -> dict[Replica, str]:
     stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
     return {
         replica: f"{replica.service}-{replica.revision.name}-{replica.port}"
-        + ("" if replica.variant == STABLE else f"-else-{stable[replica.service].port}")
+        + ("" if _alone(replica) else f"-else-{stable[replica.service].port}")
         for replica in replicas
     }
+
+
+def _alone(replica: Replica) -> bool:
+    return replica.variant == STABLE or replica.shadow
 
 
 def _paths(name: str) -> list[Config]:
@@ -148,11 +152,18 @@ def _actions(name: str, group: list[Replica], clusters: Mapping[Replica, str]) -
     ]
     variants = ", ".join(replica.variant for replica in group)
     refusal = _not_found(f"{name} has no such variant. Allowed in {VARIANT_HEADER}: {variants}")
+    mirrors = [
+        {"cluster": clusters[replica], "runtime_fraction": {"default_value": {"numerator": 100}}}
+        for replica in group
+        if replica.shadow
+    ]
     weighted = [{"name": clusters[replica], "weight": replica.percent} for replica in group]
+    split = {"weighted_clusters": {"clusters": weighted}}
+    mirrored = {"request_mirror_policies": mirrors} if mirrors else {}
     return [
         *actions,
         ({"headers": [{"name": VARIANT_HEADER, "present_match": True}]}, refusal),
-        ({}, {"route": {"weighted_clusters": {"clusters": weighted}, **_route_options()}}),
+        ({}, {"route": {**split, **mirrored, **_route_options()}}),
     ]
 
 

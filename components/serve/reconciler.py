@@ -9,7 +9,7 @@ from threading import Event, Thread
 from time import monotonic
 
 from fti.common.errors import FtiError, ServingError
-from fti.common.inference_service import STABLE, Service
+from fti.common.inference_service import CANARY, STABLE, Service
 from fti.common.settings import Settings
 from fti.serve.conditions import Status, remove_status, status_of, write_status
 from fti.serve.envoy import cluster_names
@@ -178,7 +178,9 @@ class Reconciler:
         replicas = []
         for variant, (revision, percent) in service.revisions().items():
             predictor = self._predictors.of((service.name, revision))
-            replicas.append(Replica(service.name, variant, revision, percent, predictor.port, predictor.grpc_port))
+            shadow = service.shadow and variant == CANARY
+            ports = (predictor.port, predictor.grpc_port)
+            replicas.append(Replica(service.name, variant, revision, percent, *ports, shadow))
         return replicas
 
     def _of(self, replica: Replica) -> Predictor:
@@ -251,6 +253,7 @@ class Reconciler:
         return {
             "revision": replica.revision.name,
             "percent": replica.percent,
+            "shadow": replica.shadow,
             "pid": unit.child.pid if unit.child else None,
             "port": replica.port,
             "grpc_port": replica.grpc_port,

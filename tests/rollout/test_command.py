@@ -61,7 +61,7 @@ def test_a_rollout_interrupted_and_taken_up_again(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--steps", "a,b"], 2, "is not a list such as 5,25,50,100"),
+        (["--steps", "a,b"], 2, "is not a list such as 0,5,25,50,100"),
         (["--steps", "50,20"], 1, "the steps are [50, 20]. Allowed: rising whole numbers"),
         ([], 1, "late has no canary. Push a model with a canary_percent below 100 first"),
     ],

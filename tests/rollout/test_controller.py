@@ -47,7 +47,7 @@ class Traffic:
         }
         self.counts = {variant: self.counts[variant].plus(more[variant]) for variant in more}
         revisions = {STABLE: found.stable.name, CANARY: found.canary.name}
-        return Reading(self.epoch, revisions, found.canary_percent, self.counts)
+        return Reading(self.epoch, revisions, found.canary_percent, found.shadow, self.counts)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_decision_that_was_changed_is_noticed(settings: Settings, canary: Mode
 
 
 def test_refusals(settings: Settings, canary: ModelPackage) -> None:
-    for steps in ((), (50, 20), (0, 50), (50, 101), (50, 50)):
+    for steps in ((), (50, 20), (-1, 50), (50, 101), (50, 50)):
         with pytest.raises(ConfigError, match="the steps are"):
             run(settings, Traffic(settings), replace(PLAN, steps=steps))
     with pytest.raises(ConfigError, match="alpha is 0"):

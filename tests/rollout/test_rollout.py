@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,17 @@ BODY = json.dumps({"instances": [{**tiny.ROW, "distance": canaries.BAD_DISTANCE}
 
 
 def roll_out(
-    settings: Settings, canary: ModelPackage, at: Callable[[Record, Judgement | None], None] = lambda *_: None
+    settings: Settings,
+    canary: ModelPackage,
+    at: Callable[[Record, Judgement | None], None] = lambda *_: None,
+    plan: Plan = PLAN,
 ) -> tuple[Record, Any]:
     """Pushes a canary unseen, and rolls it out under load. Returns the record and the clients' answers."""
     publish(settings, canary, "late", percent=0)
     with running(settings) as endpoints:
         gateway = endpoints["late"].removesuffix(V1)
         with under_load(gateway, BODY) as answers:
-            record = Rollout("late", PLAN, settings, GatewayMetrics(settings, 1000), at).run(threading.Event())
+            record = Rollout("late", plan, settings, GatewayMetrics(settings, 1000), at).run(threading.Event())
     return record, answers
 
 
@@ -59,6 +63,21 @@ def test_a_sound_canary_is_promoted(settings: Settings, one_service: ModelPackag
     assert answers.keys() == {(200, one_service.digest[:12]), (200, canary.digest[:12])}
     page = write_report(record, settings).read_text()
     assert "promoted" in page and canary.digest in page and page.count("<svg") == 5
+
+
+def test_a_shadow_is_asked_everything_and_answers_nobody(
+    settings: Settings, one_service: ModelPackage, tmp_path: Path
+) -> None:
+    canary = canaries.write(tmp_path / "canary", "failing")
+    seen: list[Record] = []
+    record, answers = roll_out(settings, canary, lambda record, _: seen.append(record), replace(PLAN, steps=(0, 50)))
+    taken_back(record, answers, settings, one_service, "failures")
+    assert record.step == 0 and answers.keys() == {(200, one_service.digest[:12])}
+    sound = tiny.write_binary(tmp_path / "sound", bias=0.5)
+    record, answers = roll_out(settings, sound, plan=replace(PLAN, steps=(0, 50)))
+    assert record.phase == PROMOTED
+    asked = record.decisions[0]["counts"]
+    assert asked["canary"]["requests"] == pytest.approx(asked["stable"]["requests"], rel=0.2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
