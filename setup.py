@@ -86,6 +86,7 @@ setup(
             "types-PyYAML",
             "types-jsonschema",
             "types-psutil",
+            "ville",
         ],
     },
     entry_points={"console_scripts": ["fti = fti.cli.main:main"]},

@@ -7,6 +7,7 @@ import click
 from fti.cli.compile import compile_command
 from fti.cli.demo import demo_command
 from fti.cli.features import features_command
+from fti.cli.rollout import rollout_command
 from fti.cli.run import run_command
 from fti.cli.serving import predict_command, promote_command, rollback_command, serve_command, status_command
 from fti.cli.stream import stream_command
@@ -26,7 +27,7 @@ def cli() -> None:
       fti stream            keep features up to date by events over HTTP
       fti serve             serve what has been pushed, behind one address
       fti predict NAME      ask a served model
-      fti promote NAME      make its canary stable; `fti rollback NAME` ends the trial instead
+      fti rollout NAME      take its canary to all of the traffic or back, on evidence
       fti compile           write every pipeline and component as YAML for Kubeflow
 
     All state lies under ./.fti (or $FTI_HOME) and can be deleted.
@@ -43,6 +44,7 @@ for command in (
     status_command,
     promote_command,
     rollback_command,
+    rollout_command,
     demo_command,
 ):
     cli.add_command(command)

@@ -23,6 +23,7 @@ MODE = "serving.kserve.io/deploymentMode"
 MODEL_FORMAT = "fti"  # what the ServingRuntime on a cluster declares to support
 DIGEST = "fti/model-digest"  # an annotation: a label is too short for a SHA-256
 REVISION = "fti/revision"
+SHADOW = "fti/shadow"  # an annotation of a canary's predictor: it is sent copies of all requests, and answers nobody
 STABLE, CANARY = "stable", "canary"
 
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -58,13 +59,15 @@ class Service:
         name: The service's name, also the model's name in the protocols.
         stable: The revision that takes what the canary does not.
         canary: The revision on trial, if any.
-        canary_percent: Its share of the traffic, 0 to 99.
+        canary_percent: Its share of the traffic, 0 to 100.
+        shadow: Whether the canary is sent a copy of every request, its answers unseen; its share is 0 then.
     """
 
     name: str
     stable: Revision
     canary: Revision | None = None
     canary_percent: int = 0
+    shadow: bool = False
 
     def revisions(self) -> dict[str, tuple[Revision, int]]:
         """Variant (`stable`, `canary`) to revision and share in percent; the shares sum to 100."""
@@ -86,7 +89,7 @@ def pushed(current: Service | None, name: str, revision: Revision, percent: int)
         return Service(name, stable=revision)
     if revision.digest == current.stable.digest:
         return replace(current, stable=revision)
-    return replace(current, canary=revision, canary_percent=percent)
+    return replace(current, canary=revision, canary_percent=percent, shadow=False)
 
 
 def check_name(name: str) -> None:
@@ -173,6 +176,8 @@ def render(service: Service, base: dict[str, Any] | None = None) -> dict[str, An
     spec.pop("canary", None)
     if service.canary is not None:
         canary = {**_predictor(service.canary, earlier), "name": CANARY}
+        if service.shadow:
+            canary["annotations"][SHADOW] = "true"
         spec["canary"] = [{"trafficPercent": service.canary_percent, "predictor": canary}]
     return {**manifest, "apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
 
@@ -202,11 +207,15 @@ def parse(manifest: dict[str, Any], where: str) -> Service:
         service = Service(name=metadata["name"], stable=_revision(spec["predictor"]))
         if canaries:
             percent = canaries[0]["trafficPercent"]
-            service = replace(service, canary=_revision(canaries[0]["predictor"]), canary_percent=percent)
+            shadow = canaries[0]["predictor"]["annotations"].get(SHADOW) == "true"
+            canary = _revision(canaries[0]["predictor"])
+            service = replace(service, canary=canary, canary_percent=percent, shadow=shadow)
     except (KeyError, TypeError, AttributeError) as error:
         raise _unreadable(where, f"lacks a field or has one of a wrong type: {error}") from error
     if type(service.canary_percent) is not int or not 0 <= service.canary_percent <= 100:
         raise _unreadable(where, f"gives the canary {service.canary_percent!r} percent", "a whole number from 0 to 100")
+    if service.shadow and service.canary_percent:
+        raise _unreadable(where, f"gives a shadow {service.canary_percent} percent of the traffic", "0")
     return service
 
 

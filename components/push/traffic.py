@@ -14,38 +14,40 @@ log = logging.getLogger(__name__)
 LOCK_SECONDS = 60.0
 
 
-def promote(name: str, settings: Settings) -> bool:
+def promote(name: str, settings: Settings, only: str = "") -> bool:
     """Makes a service's canary its stable model, with all of the traffic.
 
     Args:
         name: The service.
         settings: Where the manifests lie.
+        only: The digest of the canary that is meant; another one is left alone. Empty means any.
 
     Returns:
-        Whether there was a canary.
+        Whether there was such a canary.
 
     Raises:
         ConfigError: The service was never pushed.
         BusyError: Another change of this service goes on.
     """
-    return _change(name, settings, lambda service: Service(service.name, stable=service.canary or service.stable))
+    return _change(name, settings, only, lambda service: Service(service.name, service.canary or service.stable))
 
 
-def rollback(name: str, settings: Settings) -> bool:
+def rollback(name: str, settings: Settings, only: str = "") -> bool:
     """Takes a service's canary away: the stable model gets all of the traffic.
 
     Args:
         name: The service.
         settings: Where the manifests lie.
+        only: The digest of the canary that is meant; another one is left alone. Empty means any.
 
     Returns:
-        Whether there was a canary.
+        Whether there was such a canary.
 
     Raises:
         ConfigError: The service was never pushed.
         BusyError: Another change of this service goes on.
     """
-    return _change(name, settings, lambda service: replace(service, canary=None, canary_percent=0))
+    return _change(name, settings, only, lambda service: replace(service, canary=None, canary_percent=0, shadow=False))
 
 
 @contextmanager
@@ -69,14 +71,14 @@ def locked(service: str, settings: Settings) -> Iterator[None]:
         raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Make it writable") from error
 
 
-def _change(name: str, settings: Settings, change: Callable[[Service], Service]) -> bool:
+def _change(name: str, settings: Settings, only: str, change: Callable[[Service], Service]) -> bool:
     if name not in service_names(settings):
         raise ConfigError(
             f"service {name!r} was not pushed", allowed=", ".join(service_names(settings)) or "none was pushed"
         )
     with locked(name, settings):
         service = read_service(name, settings)
-        if service is None or service.canary is None:
+        if service is None or service.canary is None or only not in {"", service.canary.digest}:
             return False
         write_service(change(service), settings)
     return True

@@ -18,6 +18,9 @@ from fti.serve.ports import HOST
 from fti.serve.protocol import MAX_BODY
 
 VARIANT_HEADER = "x-variant"
+REQUEST_SECONDS = 30
+# Upper bounds of the latency histograms, milliseconds: five to a decade.
+BUCKETS = [round(10 ** (step / 5), 1) for step in range(-5, 23)]
 
 _TYPE = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -53,6 +56,8 @@ def bootstrap(port: int, admin_port: int, clusters_file: Path, routes_file: Path
     return {
         "node": {"id": "fti", "cluster": "fti"},
         "admin": {"address": _address(admin_port)},
+        "stats_flush_interval": "1s",
+        "stats_config": {"histogram_bucket_settings": [{"match": {"safe_regex": {"regex": ".*"}}, "buckets": BUCKETS}]},
         "dynamic_resources": {"cds_config": _file(clusters_file)},
         "static_resources": {"listeners": [listener(port, routes_file)]},
     }
@@ -103,10 +108,10 @@ def routes(replicas: Sequence[Replica]) -> Config:
 
 
 def clusters(replicas: Sequence[Replica]) -> list[Config]:
-    """One cluster per variant. A canary's has the stable predictor as second priority."""
+    """One cluster per variant. A canary's has the stable predictor as second priority, a shadow's has not."""
     stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
     return [
-        _cluster(replica, [replica] if replica.variant == STABLE else [replica, stable[replica.service]], name)
+        _cluster(replica, [replica] if _alone(replica) else [replica, stable[replica.service]], name)
         for replica, name in cluster_names(replicas).items()
     ]
 
@@ -120,9 +125,13 @@ def cluster_names(replicas: Sequence[Replica]) -> dict[Replica, str]:
     stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
     return {
         replica: f"{replica.service}-{replica.revision.name}-{replica.port}"
-        + ("" if replica.variant == STABLE else f"-else-{stable[replica.service].port}")
+        + ("" if _alone(replica) else f"-else-{stable[replica.service].port}")
         for replica in replicas
     }
+
+
+def _alone(replica: Replica) -> bool:
+    return replica.variant == STABLE or replica.shadow
 
 
 def _paths(name: str) -> list[Config]:
@@ -143,11 +152,18 @@ def _actions(name: str, group: list[Replica], clusters: Mapping[Replica, str]) -
     ]
     variants = ", ".join(replica.variant for replica in group)
     refusal = _not_found(f"{name} has no such variant. Allowed in {VARIANT_HEADER}: {variants}")
+    mirrors = [
+        {"cluster": clusters[replica], "runtime_fraction": {"default_value": {"numerator": 100}}}
+        for replica in group
+        if replica.shadow
+    ]
     weighted = [{"name": clusters[replica], "weight": replica.percent} for replica in group]
+    split = {"weighted_clusters": {"clusters": weighted}}
+    mirrored = {"request_mirror_policies": mirrors} if mirrors else {}
     return [
         *actions,
         ({"headers": [{"name": VARIANT_HEADER, "present_match": True}]}, refusal),
-        ({}, {"route": {"weighted_clusters": {"clusters": weighted}, **_route_options()}}),
+        ({}, {"route": {**split, **mirrored, **_route_options()}}),
     ]
 
 
@@ -157,7 +173,7 @@ def _route_options() -> Config:
         "update_frequency": 1,
     }
     return {
-        "timeout": "30s",
+        "timeout": f"{REQUEST_SECONDS}s",
         "retry_policy": {
             # A canary that answers 5xx is a broken canary: its requests go to the stable predictor.
             "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes",

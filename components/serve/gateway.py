@@ -43,16 +43,17 @@ class Gateway:
         self.port, self.admin_port = port, admin_port
         self._folder = settings.home / "envoy"
         self._version = 0
-        self._live: list[Replica] = []
+        self._clusters: dict[str, envoy.Config] = {}
+        self._unused_since: dict[str, float] = {}
         argv = [envoy.binary(), "--config-path", str(self._folder / "bootstrap.yaml"), "--disable-hot-restart"]
         argv += ["--log-level", "warning", "--concurrency", str(min(2, os.cpu_count() or 1))]
         self.unit = Unit(name="the gateway", argv=argv, log=fresh_log(settings, "envoy"), probe=self._alive)
         self._write("bootstrap.yaml", envoy.bootstrap(port, admin_port, self._clusters_file, self._routes_file))
-        self._write_clusters([])
+        self._write_clusters()
         self._write_routes([])
 
     def route(self, replicas: Sequence[Replica]) -> None:
-        """Moves the traffic: new clusters first, then the routes to them, and only then are old clusters removed.
+        """Moves the traffic: new clusters first, then the routes to them; old clusters stay for requests in flight.
 
         Args:
             replicas: Ready predictors, grouped by service, with their shares.
@@ -60,14 +61,25 @@ class Gateway:
         Raises:
             ServingError: Envoy does not take it over in time; what was routed before still is.
         """
-        self._write_clusters([*envoy.clusters(self._live), *envoy.clusters(replicas)])
-        before = set(envoy.cluster_names(self._live).values())
-        new = set(envoy.cluster_names(replicas).values()) - before
+        clusters = {cluster["name"]: cluster for cluster in envoy.clusters(replicas)}
+        new = clusters.keys() - self._clusters.keys()
+        self._clusters |= clusters
+        self._write_clusters()
         self._until(lambda: new <= self._healthy_clusters(), "the new predictors")
         self._write_routes(replicas)
         self._until(lambda: self._routes_version() == self._version, "the new routes")
-        self._live = list(replicas)
-        self._write_clusters(envoy.clusters(replicas))
+        now = monotonic()
+        self._unused_since = {
+            name: self._unused_since.get(name, now) for name in self._clusters if name not in clusters
+        }
+
+    def tidy(self) -> None:
+        """Removes clusters that no request can be in any more: one in flight may still be tried again there."""
+        over = {name for name, since in self._unused_since.items() if monotonic() - since > envoy.REQUEST_SECONDS}
+        if over:
+            self._clusters = {name: cluster for name, cluster in self._clusters.items() if name not in over}
+            self._unused_since = {name: since for name, since in self._unused_since.items() if name not in over}
+            self._write_clusters()
 
     def url(self, service: str) -> str:
         """Where a service is asked for predictions."""
@@ -81,11 +93,10 @@ class Gateway:
     def _routes_file(self) -> Path:
         return self._folder / "routes.yaml"
 
-    def _write_clusters(self, clusters: Sequence[envoy.Config]) -> None:
-        once = {cluster["name"]: cluster for cluster in clusters}
+    def _write_clusters(self) -> None:
         self._version += 1
-        response = envoy.discovery_response(self._version, "cluster.v3.Cluster", list(once.values()))
-        self._write("clusters.yaml", response)
+        clusters = list(self._clusters.values())
+        self._write("clusters.yaml", envoy.discovery_response(self._version, "cluster.v3.Cluster", clusters))
 
     def _write_routes(self, replicas: Sequence[Replica]) -> None:
         self._version += 1

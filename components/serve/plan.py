@@ -26,6 +26,7 @@ class Replica:
         percent: The share of the traffic.
         port: Its HTTP port on loopback.
         grpc_port: Its gRPC port on loopback.
+        shadow: Whether it is sent copies of the requests only.
     """
 
     service: str
@@ -34,6 +35,7 @@ class Replica:
     percent: int
     port: int
     grpc_port: int
+    shadow: bool = False
 
 
 def desired_services(

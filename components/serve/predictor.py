@@ -21,6 +21,7 @@ from fti.serve.features import FeatureLookup, OnStoreFailure
 from fti.serve.front import Front
 from fti.serve.grpc_server import LocalGrpcServer
 from fti.serve.model import PackagedModel
+from fti.serve.whole_answers import WholeAnswers
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
         )
         rest.config.app, rest.config.host = Front(app, model), self._host
         rest.config.access_log = False
+        rest.config.http = WholeAnswers
         self._rest_server = rest
         self.servers.append(rest.start())
         if self.enable_grpc:

@@ -9,9 +9,10 @@ from threading import Event, Thread
 from time import monotonic
 
 from fti.common.errors import FtiError, ServingError
-from fti.common.inference_service import STABLE, Service
+from fti.common.inference_service import CANARY, STABLE, Service
 from fti.common.settings import Settings
 from fti.serve.conditions import Status, remove_status, status_of, write_status
+from fti.serve.envoy import cluster_names
 from fti.serve.gateway import Gateway
 from fti.serve.plan import Replica, desired_services
 from fti.serve.ports import Ports
@@ -107,6 +108,7 @@ class Reconciler:
                 self._reconcile()
                 self.served, self.failures = sorted(self._routed), self._find_failures()
                 self._publish()
+                self._gateway.tidy()
                 self._settled = all(self._is_settled(service) for service in self._desired.values())
         except BaseException as error:  # handed over to the thread that waits
             self._failure = error
@@ -176,7 +178,9 @@ class Reconciler:
         replicas = []
         for variant, (revision, percent) in service.revisions().items():
             predictor = self._predictors.of((service.name, revision))
-            replicas.append(Replica(service.name, variant, revision, percent, predictor.port, predictor.grpc_port))
+            shadow = service.shadow and variant == CANARY
+            ports = (predictor.port, predictor.grpc_port)
+            replicas.append(Replica(service.name, variant, revision, percent, *ports, shadow))
         return replicas
 
     def _of(self, replica: Replica) -> Predictor:
@@ -228,8 +232,11 @@ class Reconciler:
 
     def _state(self) -> State:
         services: State = {}
+        clusters = cluster_names([replica for group in self._routed.values() for replica in group])
         for name, group in self._routed.items():
-            revisions = {replica.variant: self._replica_state(replica) for replica in group}
+            revisions = {
+                replica.variant: {**self._replica_state(replica), "cluster": clusters[replica]} for replica in group
+            }
             services[name] = {"url": self._gateway.url(name), "revisions": revisions}
         gateway = self._gateway
         return {
@@ -246,6 +253,7 @@ class Reconciler:
         return {
             "revision": replica.revision.name,
             "percent": replica.percent,
+            "shadow": replica.shadow,
             "pid": unit.child.pid if unit.child else None,
             "port": replica.port,
             "grpc_port": replica.grpc_port,

@@ -40,8 +40,7 @@ def serve(
         BusyError: The port is in use, or these services are served already.
         ServingError: Nothing was pushed, or no service can start.
     """
-    stop = Event()
-    with _stopped_by_signals(stop), _session(settings, names, port) as (reconciler, gateway):
+    with stopped_by_signals() as stop, _session(settings, names, port) as (reconciler, gateway):
         if reconciler.wait_settled(stop):
             if not reconciler.served:
                 raise next(iter(reconciler.failures.values()))
@@ -104,12 +103,13 @@ def _only_runner(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_signals(stop: Event) -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into an event, so that no start or stop is interrupted half-way."""
+def stopped_by_signals() -> Iterator[Event]:
+    """Turns SIGINT and SIGTERM into an event, so that no start, stop or change is interrupted half-way."""
+    stop = Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda _number, _frame: stop.set()) for number in numbers}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fti.common.errors import FtiError, ServingError
 from fti.common.files import atomic_file
-from fti.common.inference_service import read_service, service_names
+from fti.common.inference_service import CANARY, read_service, service_names
 from fti.common.settings import Settings
 
 State = dict[str, Any]
@@ -91,10 +91,17 @@ def _service(name: str, actual: State | None, settings: Settings) -> State:
         return {"desired": {}, "actual": actual, "in_sync": False, "error": str(error)}
     revisions = service.revisions() if service else {}
     desired = {
-        variant: {"revision": revision.name, "percent": percent} for variant, (revision, percent) in revisions.items()
+        variant: {
+            "revision": revision.name,
+            "percent": percent,
+            "shadow": bool(service and service.shadow and variant == CANARY),
+        }
+        for variant, (revision, percent) in revisions.items()
     }
     found = actual["revisions"] if actual else {}
-    same = {variant: {key: of[key] for key in ("revision", "percent")} for variant, of in found.items()} == desired
+    same = {
+        variant: {key: of[key] for key in ("revision", "percent", "shadow")} for variant, of in found.items()
+    } == desired
     return {"desired": desired, "actual": actual, "in_sync": same and all(of["ready"] for of in found.values())}
 
 

@@ -245,7 +245,7 @@ def test_a_manifest_under_another_name(settings: Settings, one_service: ModelPac
 
 
 def test_status_of_what_is_pushed_but_not_served(settings: Settings, one_service: ModelPackage) -> None:
-    desired = {"stable": {"revision": one_service.digest[:12], "percent": 100}}
+    desired = {"stable": {"revision": one_service.digest[:12], "percent": 100, "shadow": False}}
     late = {"desired": desired, "actual": None, "in_sync": False, "failures": {}}
     assert read(settings) == {"pid": None, "port": None, "services": {"late": late}}
 
@@ -268,7 +268,7 @@ def test_status_names_a_broken_manifest(settings: Settings, one_service: ModelPa
 def test_status_shows_a_push_that_is_not_served_yet(
     settings: Settings, one_service: ModelPackage, tmp_path: Path
 ) -> None:
-    revision = {"revision": one_service.digest[:12], "percent": 100, "ready": True}
+    revision = {"revision": one_service.digest[:12], "percent": 100, "shadow": False, "ready": True}
     late = {"url": "", "revisions": {"stable": revision}}
     write_state({"port": 8080, "services": {"late": late}, "failures": {}}, settings)
     assert read(settings)["services"]["late"]["in_sync"] is True

@@ -232,8 +232,8 @@ def test_status_shows_desired_and_actual(served: Served) -> None:
     assert state["pid"] == os.getpid()
     late = state["services"]["late"]
     assert late["desired"] == {
-        "stable": {"revision": served.names["stable"], "percent": 80},
-        "canary": {"revision": served.names["canary"], "percent": 20},
+        "stable": {"revision": served.names["stable"], "percent": 80, "shadow": False},
+        "canary": {"revision": served.names["canary"], "percent": 20, "shadow": False},
     }
     assert late["actual"]["url"] == f"{served.gateway}{V1}"
     assert late["actual"]["revisions"]["canary"]["ready"]

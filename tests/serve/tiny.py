@@ -34,9 +34,7 @@ def expected(row: dict[str, Any], bias: float) -> float:
     return float(1 / (1 + np.exp(-(z + CARRIERS.get(row["carrier"], 0.0) + bias))))
 
 
-def write_binary(
-    path: Path, bias: float = 0.0, classes: tuple[Any, ...] = (False, True), **changes: Any
-) -> ModelPackage:
+def write_binary(path: Path, bias: float = 0.0, onnx: bytes = b"", **changes: Any) -> ModelPackage:
     """A binary model: sigmoid(weights · numbers + carrier + bias), missing numbers as 0."""
     fields: dict[str, Any] = {
         "name": "late",
@@ -51,7 +49,7 @@ def write_binary(
     return write_package(
         path,
         signature=Signature(**fields),
-        onnx=binary_graph(bias),
+        onnx=onnx or binary_graph(bias),
         native={"model.skops": b"none"},
         examples={"inputs": [ROW], "outputs": [[1 - p, p]]},
         provenance={"algorithm": "by hand"},

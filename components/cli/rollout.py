@@ -1,0 +1,81 @@
+"""`fti rollout`: a canary step by step to all of the traffic, or back, by itself."""
+
+import sys
+from typing import Any
+
+import click
+
+from fti.common.settings import Settings
+
+
+@click.command("rollout")
+@click.argument("service")
+@click.option(
+    "--steps",
+    default="0,5,25,50,100",
+    show_default=True,
+    help="Shares of the traffic, percent; at 0 it gets copies of the requests, unseen.",
+)
+@click.option(
+    "--alpha", default=0.05, show_default=True, help="Probability of a false rollback, and of a false promotion."
+)
+@click.option(
+    "--failure-margin", default=0.02, show_default=True, help="By how much its share of failures may exceed stable's."
+)
+@click.option("--refusal-margin", default=0.02, show_default=True, help="By how much its share of 4xx answers may.")
+@click.option("--latency-budget-ms", default=100.0, show_default=True, help="From when a request is slow.")
+@click.option("--slow-margin", default=0.05, show_default=True, help="By how much its share of slow requests may.")
+@click.option("--min-requests", default=200, show_default=True, help="Requests that the canary must have had per step.")
+@click.option("--step-seconds", default=3600.0, show_default=True, help="How long a step may lack evidence.")
+@click.option("--missing-seconds", default=60.0, show_default=True, help="How long figures may be missing.")
+def rollout_command(service: str, steps: str, latency_budget_ms: float, **options: Any) -> None:
+    """Roll the canary of SERVICE out: step by step, on evidence, to a promotion or a rollback.
+
+    `fti serve` must run. Each step lasts until the canary is shown to be no worse than the margins, or to be worse.
+    The statistics stay valid however often one looks. Interrupted, the same command goes on where it was.
+
+    Exit codes: 0 promoted, 1 rolled back or an error, 3 held: without evidence, or interrupted.
+    """
+    from fti.rollout.logic import PROMOTED, Plan, Rollout
+    from fti.rollout.metrics import GatewayMetrics
+    from fti.rollout.record import HELD, RUNNING
+    from fti.rollout.report import write_report
+    from fti.rollout.rules import Limits
+    from fti.serve.runner import stopped_by_signals
+
+    settings = Settings.from_env()
+    seconds = {name: options.pop(name) for name in ("step_seconds", "missing_seconds")}
+    plan = Plan(_parsed(steps), limits=Limits(**options), **seconds)
+    metrics = GatewayMetrics(settings, latency_budget_ms)
+    with stopped_by_signals() as stop:
+        record = Rollout(service, plan, settings, metrics, _Line()).run(stop)
+    report = write_report(record, settings)
+    reason = record.decisions[-1]["reason"] if record.decisions else "interrupted"
+    click.echo(f"{service}: {record.phase.replace('_', ' ')}. {reason[:1].upper()}{reason[1:]}.\nReport: {report}")
+    if record.phase != PROMOTED:
+        sys.exit(3 if record.phase in {RUNNING, HELD} else 1)
+
+
+def _parsed(steps: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(step) for step in steps.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{steps!r} is not a list such as 0,5,25,50,100", param_hint="--steps") from None
+
+
+class _Line:
+    """What is going on: one line that changes on a terminal, one line for each step in a log."""
+
+    def __init__(self) -> None:
+        self._step = -1
+
+    def __call__(self, record: Any, judgement: Any) -> None:
+        percent = record.steps[min(record.step, len(record.steps) - 1)]
+        text = judgement.reason if judgement else "waiting for this share to be served"
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[2K{percent:>3} %  {text}", nl=False, err=True)
+            if judgement and judgement.outcome != "inconclusive":
+                click.echo(err=True)
+        elif (judgement and judgement.outcome != "inconclusive") or record.step != self._step:
+            click.echo(f"{percent:>3} %  {text}", err=True)
+        self._step = record.step

@@ -1,0 +1,147 @@
+"""What canary and stable have done, counted: from the gateway on this machine."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import Any, Protocol
+
+from fti.common.inference_service import CANARY
+from fti.common.settings import Settings
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the requests that were assigned to one variant.
+
+    Attributes:
+        requests: How many were assigned.
+        failures: How many it failed to answer at the first try, whoever answered them in the end: an error, a broken
+            connection, no answer in time, or passed on because it was out of order.
+        refusals: How many it answered 4xx.
+        slow: How many took longer than the latency budget.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    refusals: int = 0
+    slow: int = 0
+
+    def since(self, before: "Counts") -> "Counts":
+        """What was added."""
+        return Counts(*(mine - earlier for mine, earlier in zip(astuple(self), astuple(before), strict=True)))
+
+    def plus(self, more: "Counts") -> "Counts":
+        """The sum."""
+        return Counts(*(mine + other for mine, other in zip(astuple(self), astuple(more), strict=True)))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the counters of a service.
+
+    Attributes:
+        epoch: Names the process that counts: its counters begin at 0.
+        revisions: Variant -> the revision that has its traffic.
+        percent: The canary's share of the traffic in force, 0 to 100.
+        shadow: Whether it is sent copies of the requests only.
+        counts: Variant -> what it has done since the epoch began.
+    """
+
+    epoch: str
+    revisions: Mapping[str, str]
+    percent: int
+    shadow: bool
+    counts: Mapping[str, Counts]
+
+
+class Metrics(Protocol):
+    """Where the figures of a rollout come from."""
+
+    def read(self, service: str) -> Reading | None:
+        """The counters of a service, or None where they cannot be read now."""
+
+
+class GatewayMetrics:
+    """The counters of the gateway that `fti serve` runs.
+
+    Args:
+        settings: Where the runner's state lies.
+        latency_budget_ms: From when a request is slow, milliseconds; rounded up to a bound of the histograms.
+    """
+
+    def __init__(self, settings: Settings, latency_budget_ms: float) -> None:
+        self._settings, self._budget = settings, latency_budget_ms
+
+    def read(self, service: str) -> Reading | None:
+        """The counters of a service, or None where nobody serves it or the gateway does not answer."""
+        from fti.serve.status import read_state
+
+        state = read_state(self._settings) or {"services": {}}
+        if service not in state["services"]:
+            return None
+        revisions = state["services"][service]["revisions"]
+        clusters = {variant: of["cluster"] for variant, of in revisions.items()}
+        counts = self._counts(state["admin_port"], clusters)
+        if counts is None:
+            return None
+        return Reading(
+            epoch=f"{state['gateway_pid']} {' '.join(clusters.values())}",
+            revisions={variant: of["revision"] for variant, of in revisions.items()},
+            percent=revisions.get(CANARY, {"percent": 0})["percent"],
+            shadow=revisions.get(CANARY, {"shadow": False})["shadow"],
+            counts=counts,
+        )
+
+    def _counts(self, port: int, clusters: Mapping[str, str]) -> dict[str, Counts] | None:
+        listed = _ask(port, "/clusters?format=json")
+        stats = _ask(port, "/stats?filter=upstream_rq_(time|4xx)$&format=json&histogram_buckets=cumulative")
+        if listed is None or stats is None:
+            return None
+        hosts = {cluster["name"]: cluster["host_statuses"] for cluster in listed.get("cluster_statuses", [])}
+        slow, refusals = _slow(stats, self._budget), _refusals(stats)
+        if not set(clusters.values()) <= hosts.keys():
+            return None
+        return {
+            variant: _counted(hosts[name], refusals.get(name, 0), slow.get(name, 0))
+            for variant, name in clusters.items()
+        }
+
+
+def _counted(hosts: list[dict[str, Any]], refusals: int, slow: int) -> Counts:
+    """The first host is the variant's own; what a second one was sent, the first did not answer."""
+    own, *others = [{stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]} for host in hosts]
+    failures = others[0]["rq_total"] if others else own["rq_error"]
+    return Counts(own["rq_success"] + failures, failures, refusals, slow)
+
+
+def _slow(stats: dict[str, Any], budget: float) -> dict[str, int]:
+    """Cluster -> how many requests took longer than the budget."""
+    slow = {}
+    for stat in stats.get("stats", []):
+        for histogram in stat.get("histograms", []):
+            name = histogram["name"].removeprefix("cluster.").removesuffix(".upstream_rq_time")
+            buckets = histogram["buckets"]
+            total = buckets[-1]["cumulative"] if buckets else 0
+            within = next((b["cumulative"] for b in buckets if b["upper_bound"] >= budget), total)
+            slow[name] = total - within
+    return slow
+
+
+def _refusals(stats: dict[str, Any]) -> dict[str, int]:
+    """Cluster -> how many requests were answered 4xx."""
+    end = ".upstream_rq_4xx"
+    found = (stat for stat in stats.get("stats", []) if stat.get("name", "").endswith(end))
+    return {stat["name"].removeprefix("cluster.").removesuffix(end): int(stat["value"]) for stat in found}
+
+
+def _ask(port: int, path: str) -> dict[str, Any] | None:
+    connection = HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        return answer
+    except (OSError, HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()

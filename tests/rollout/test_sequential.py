@@ -1,0 +1,63 @@
+"""The statistics, against an independent library, by their laws, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ville import BernoulliCS, BernoulliTest
+
+from fti.rollout.sequential import log_evidence, log_evidence_of_more, rate_bounds
+
+outcomes = st.lists(st.booleans(), min_size=1, max_size=200)
+rates = st.floats(0.01, 0.99)
+
+
+@given(outcomes, rates)
+def test_the_evidence_is_that_of_an_independent_library(seen: list[bool], rate: float) -> None:
+    oracle = BernoulliTest(rate, prior=(1.0, 1.0))
+    oracle.update(np.array(seen, dtype=float))
+    assert log_evidence(sum(seen), len(seen), rate) == pytest.approx(oracle.log_e_values_[-1], abs=1e-8)
+
+
+@given(outcomes, st.sampled_from([0.01, 0.05, 0.2]))
+def test_the_bounds_are_those_of_an_independent_library(seen: list[bool], alpha: float) -> None:
+    oracle = BernoulliCS(alpha=alpha, prior=(0.5, 0.5), intersect=False)
+    oracle.update(np.array(seen, dtype=float))
+    assert rate_bounds(sum(seen), len(seen), alpha) == pytest.approx((oracle.lower_[-1], oracle.upper_[-1]), abs=1e-6)
+
+
+@given(st.integers(0, 400), st.integers(0, 400), rates)
+def test_fewer_events_than_expected_are_no_evidence_of_more(events: int, more: int, rate: float) -> None:
+    trials = events + more
+    if trials and events / trials <= rate:
+        assert log_evidence_of_more(events, trials, rate) < math.log(4)
+
+
+@pytest.mark.parametrize(("canary", "stable"), [(0, 0), (0, 10), (1, 20), (50, 1000)])
+def test_the_evidence_of_more_is_its_integral(canary: int, stable: int) -> None:
+    from scipy.integrate import quad
+
+    n, share = canary + stable, 0.05
+
+    def ratio(q: float) -> float:
+        return math.exp(canary * math.log(q / share) + stable * math.log((1 - q) / (1 - share))) / (1 - share)
+
+    integral, _ = quad(ratio, share, 1, points=[0.06, 0.1, 0.2], limit=500)
+    assert log_evidence_of_more(canary, n, share) == pytest.approx(math.log(integral), abs=1e-4)
+
+
+def test_looking_all_the_time_does_not_raise_false_alarms() -> None:
+    """2,000 histories without harm, a look after each event: at most alpha ever reach 1/alpha."""
+    from scipy.special import betaln
+    from scipy.stats import beta
+
+    random = np.random.default_rng(7)
+    share, alpha, looks = 0.1, 0.05, 400
+    canary = np.cumsum(random.random((2000, looks)) < share, axis=1)
+    n = np.arange(1, looks + 1)
+    log_e = betaln(1 + canary, 1 + n - canary) - canary * math.log(share) - (n - canary) * math.log1p(-share)
+    log_e += beta.logsf(share, 1 + canary, 1 + n - canary) - math.log(1 - share)
+    assert log_e[3, 99] == pytest.approx(log_evidence_of_more(int(canary[3, 99]), 100, share))
+    assert (log_e.max(axis=1) >= math.log(1 / alpha)).mean() <= alpha
