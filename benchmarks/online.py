@@ -271,7 +271,7 @@ def over_http(folder: Path, store: Any, count: int) -> list[dict[str, Any]]:
 
 
 def instances(store: Any, form: str, rows: int) -> Iterator[list[dict[str, Any]]]:
-    names = open_reader(store, "eight").kinds
+    names = open_reader(store, "eight", lambda: NOW).kinds
     for each in requests("eight", rows, 20):
         if form == "entity keys":
             yield [dict(zip(each, row, strict=True)) for row in zip(*each.values(), strict=True)]
@@ -296,7 +296,7 @@ def predictor(folder: Path, store: Any) -> Iterator[tuple[int, int]]:
     from fti.common.tables import Feature
     from tests.object_store import free_ports
 
-    names = open_reader(store, "eight").kinds
+    names = open_reader(store, "eight", lambda: NOW).kinds
     inputs = tuple(Feature(name, "float32", name.replace("__", ":")) for name in names)
     graph = helper.make_graph(
         [helper.make_node("ReduceSum", ["numeric"], ["value"], keepdims=1, axes=[1])],

@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,8 @@ def _ask(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     service = read_service(reference.SERVICE, settings)
     variants = {revision.name: variant for variant, (revision, _) in service.revisions().items()} if service else {}
     answers: Counter[str] = Counter()
-    with running(settings, names=[reference.SERVICE]) as endpoints, httpx.Client(timeout=30) as client:
+    then = replace(settings, now=datetime.fromisoformat(reference.DATA_END))  # by the clock, all features are too old
+    with running(then, names=[reference.SERVICE]) as endpoints, httpx.Client(timeout=30) as client:
         for row in rows:
             response = client.post(endpoints[reference.SERVICE], json={"instances": [row]})
             answers[variants[response.headers[REVISION_HEADER]] if response.is_success else "failed"] += 1
@@ -150,7 +153,7 @@ def _tell(figures: dict[str, Any], runs: list[Run], row: dict[str, Any], say: Sa
         "Traffic": f"{figures['requests']:,} requests, {figures['failed_requests']} failed; canary "
         f"{figures['canary_percent_asked']} % asked, {figures['canary_percent_seen']} % seen",
         "Reports": "  ".join(folders),
-        "Next": "fti serve   (.venv/bin/fti, or after `. .venv/bin/activate`), then ask it:",
+        "Next": f"FTI_NOW={reference.DATA_END} fti serve   (.venv/bin/fti, or after `. .venv/bin/activate`), then ask it:",
         "Endpoint": url,
         "": f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps({'instances': [row]})}'",
     }

@@ -40,3 +40,7 @@ FLOOR = {"roc_auc": 0.75}
 LATENCY_BUDGET_MS = 100.0
 MEMORY_LIMIT_MB = 2048.0
 SLICES = ["origin", "carrier"]
+
+# When the data end. By the clock of today every feature is too old to be used: a predictor that is asked about these
+# flights is told this time (FTI_NOW).
+DATA_END = "2014-01-01T05:00:00Z"

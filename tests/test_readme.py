@@ -36,6 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(command: str, work: Path, **options: object) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
     environ.pop("FTI_HOME", None)
+    environ |= dict(re.findall(r"^export (\w+)=(\S+)", README, re.MULTILINE))
     done = subprocess.run(
         shlex.split(command), cwd=work, env=environ, capture_output=True, text=True, timeout=600, **options
     )  # type: ignore[call-overload]
@@ -54,6 +55,7 @@ def served(demo: str, work: Path) -> Iterator[str]:
     del demo
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environ.pop("FTI_HOME", None)
+    environ |= dict(re.findall(r"^export (\w+)=(\S+)", README, re.MULTILINE))
     with (work / "serve.txt").open("w+") as output:
         server = subprocess.Popen(
             ["fti", "serve", "--port", "0"], cwd=work, env=environ, stdout=output, stderr=subprocess.STDOUT
@@ -114,9 +116,9 @@ def test_the_commands_after_the_demo_work(demo: str, served: str, work: Path) ->
     told = commands(blocks("bash")[1])
     assert ". .venv/bin/activate" in told and "fti serve" in told
     for command in told:
-        if command not in (". .venv/bin/activate", "fti serve"):
+        if command not in (". .venv/bin/activate", "fti serve") and not command.startswith("export "):
             run(command, work)
-    assert len(list((work / "compiled").rglob("*.yaml"))) == 12
+    assert len(list((work / "compiled").rglob("*.yaml"))) == 13
     assert "canary   20 %" in run("fti status", work).stdout
 
 

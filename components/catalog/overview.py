@@ -56,13 +56,12 @@ class Overview:
         }
 
 
-def overview(view: View, settings: Settings, now: datetime | None = None) -> Overview:
+def overview(view: View, settings: Settings) -> Overview:
     """Looks at a view's table, reading no row of it.
 
     Args:
         view: The view.
-        settings: How object stores are reached.
-        now: Against which ages are measured; default the present.
+        settings: How object stores are reached, and against what time ages are measured.
 
     Raises:
         StorageError: The table cannot be read. A table that does not exist has no row.
@@ -70,7 +69,7 @@ def overview(view: View, settings: Settings, now: datetime | None = None) -> Ove
     table = None
     if view.time_column:
         table = Files(view.source, settings, view.s3_endpoint).measure(view.time_column, list(view.columns.values()))
-    return Overview(view, table, now or datetime.now(UTC))
+    return Overview(view, table, settings.clock())
 
 
 def facts(found: Overview) -> dict[str, str]:

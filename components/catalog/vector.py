@@ -1,6 +1,6 @@
 """What the online store says of one entity, now."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -45,13 +45,16 @@ class Value:
         return {**asdict(self), "known_at": self.known_at.isoformat() if self.known_at else None}
 
 
-def current(store: "FeatureStore", views: list[View], given: Mapping[str, str]) -> list[Value]:
+def current(
+    store: "FeatureStore", views: list[View], given: Mapping[str, str], clock: Callable[[], datetime]
+) -> list[Value]:
     """Reads the values of every view whose join keys are given and that a feature service uses.
 
     Args:
         store: An open store.
         views: Those to look in.
         given: Join key -> value, as typed.
+        clock: What time it is, for the TTL.
 
     Raises:
         ConfigError: A key that no view has, a value of another type, or keys that no view can be read by.
@@ -67,20 +70,22 @@ def current(store: "FeatureStore", views: list[View], given: Mapping[str, str]) 
         )
     values: list[Value] = []
     for service in _covering(asked):
-        now, held = _read(store, service, given)
+        now, held = _read(store, service, given, clock)
         for view in asked:
             if service in view.services and view.name not in {value.view for value in values}:
                 values += _values(view, now, held)
     return values
 
 
-def _read(store: "FeatureStore", service: str, given: Mapping[str, str]) -> "tuple[Vectors, Vectors]":
+def _read(
+    store: "FeatureStore", service: str, given: Mapping[str, str], clock: Callable[[], datetime]
+) -> "tuple[Vectors, Vectors]":
     """The entity's vector as a prediction gets it, and as it is stored."""
     from fti.common.online.reader import open_reader
 
     vectors = []
-    for clock in (None, lambda: _BEFORE_ALL):
-        with closing(open_reader(store, service, clock)) as reader:
+    for time in (clock, lambda: _BEFORE_ALL):
+        with closing(open_reader(store, service, time)) as reader:
             entity = {key: [_typed(key, str(kind), given.get(key))] for key, kind in reader.keys.items()}
             vectors.append(reader.read(entity))
     return vectors[0], vectors[1]

@@ -56,7 +56,7 @@ def features_command(
     views = registered(store)
     chosen = [view_named(views, view)] if view else views
     if entity:
-        values = current(store, chosen, dict(_pair(text) for text in entity))
+        values = current(store, chosen, dict(_pair(text) for text in entity), settings.clock)
         _print_json({"values": [value.as_json() for value in values]}) if as_json else _print_values(values)
         return
     found = [overview(each, settings) for each in chosen]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fti.common.errors import ConfigError
@@ -23,6 +24,8 @@ class Settings:
         s3_region: `AWS_REGION`.
         s3_access_key: `AWS_ACCESS_KEY_ID`; empty means anonymous.
         s3_secret_key: `AWS_SECRET_ACCESS_KEY`; never shown.
+        now: `FTI_NOW`, ISO 8601, UTC where it names no zone: the time against which the age of features is measured,
+            for replays of the past. The clock where it is not set.
     """
 
     home: Path
@@ -33,6 +36,7 @@ class Settings:
     s3_region: str
     s3_access_key: str = field(repr=False)
     s3_secret_key: str = field(repr=False)
+    now: datetime | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -65,7 +69,12 @@ class Settings:
             s3_region=environ.get("AWS_REGION", ""),
             s3_access_key=environ.get("AWS_ACCESS_KEY_ID", ""),
             s3_secret_key=environ.get("AWS_SECRET_ACCESS_KEY", ""),
+            now=_instant(environ.get("FTI_NOW", "")),
         )
+
+    def clock(self) -> datetime:
+        """What time it is for features."""
+        return self.now or datetime.now(UTC)
 
     def environ(self) -> dict[str, str]:
         """The environment from which a child process reads these very settings. Holds secrets: never show it."""
@@ -77,7 +86,18 @@ class Settings:
             "AWS_REGION": self.s3_region,
             "AWS_ACCESS_KEY_ID": self.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": self.s3_secret_key,
+            "FTI_NOW": self.now.isoformat() if self.now else "",
         }
+
+
+def _instant(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"FTI_NOW is {text!r}", allowed="an instant in ISO 8601, or nothing") from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def _absolute(uri: str) -> str:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
@@ -163,7 +163,7 @@ def serving(
         memory_limit_mb: Of its memory, MiB.
     """
     revision = Revision(package.digest, str(package.path), scratch.feature_repo if scratch else "")
-    environ = {**child_environ(settings), **({PROFILE: str(scratch.profile)} if scratch else {})}
+    environ = {**child_environ(replace(settings, now=None)), **({PROFILE: str(scratch.profile)} if scratch else {})}
     with Ports() as ports:
         port = ports.reserve()
         child = Child(command(_NAME, revision, port, ports.reserve()), log, environ)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 # Large enough for what every piece costs anew not to count, small beside what Feast and pandas need.
 _BYTES = 256 << 20
+_BATCHES = 8  # in each piece: columns of few parts are quick to gather from
 
 
 def chunks(frame: "pl.LazyFrame", rows: int = 0) -> "Iterator[pl.DataFrame]":
@@ -19,9 +20,13 @@ def chunks(frame: "pl.LazyFrame", rows: int = 0) -> "Iterator[pl.DataFrame]":
     """
     import polars as pl
 
+    width = 8 * max(len(frame.collect_schema()), 1)
+    # Where filters and renamings are all pushed into it, a scan reads ahead of its reader by gigabytes. A step that
+    # cannot be pushed down bounds that.
+    bounded = frame.map_batches(_unchanged, streamable=True)
     held: list[pl.DataFrame] = []
     height = size = 0
-    for batch in frame.collect_batches(maintain_order=True, optimizations=pl.QueryOptFlags(predicate_pushdown=False)):
+    for batch in bounded.collect_batches(maintain_order=True, chunk_size=_BYTES // _BATCHES // width):
         held.append(batch)
         height, size = height + len(batch), size + batch.estimated_size()
         if size >= _BYTES and height >= rows:
@@ -31,10 +36,14 @@ def chunks(frame: "pl.LazyFrame", rows: int = 0) -> "Iterator[pl.DataFrame]":
         yield _joined(held)
 
 
+def _unchanged(batch: "pl.DataFrame") -> "pl.DataFrame":
+    return batch
+
+
 def _joined(held: "list[pl.DataFrame]") -> "pl.DataFrame":
-    """Empties the list before the piece is handed out: batches and piece are not held both."""
+    """Empties the list before the piece is handed out, so that batches are not held beside it."""
     import polars as pl
 
-    whole = pl.concat(held, rechunk=False)
+    whole = pl.concat(held)
     held.clear()
     return whole

@@ -2,10 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from fti.common.errors import ConfigError, FeatureStoreError, OnlineStoreError
@@ -78,7 +76,6 @@ class FeatureLookup:
         settings: Where the stores lie.
         on_store_failure: What a store that does not answer means: `refuse`, an error; `missing`, that every view has
             no value, so that its own policy decides.
-        clock: What time it is, for the TTL; the system's clock where None.
 
     Attributes:
         keys: The entity keys, and whether each is a `text key` or a `whole key`.
@@ -94,11 +91,10 @@ class FeatureLookup:
         signature: Signature,
         settings: Settings,
         on_store_failure: OnStoreFailure = "refuse",
-        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._signature, self._on_store_failure = signature, on_store_failure
         self._stored = [feature for feature in signature.inputs if feature.source != "request"]
-        self._reader = _open(feature_repo, signature.feature_service, settings, clock)
+        self._reader = _open(feature_repo, signature.feature_service, settings)
         self.keys = self._key_kinds()
         self._check()
         self._asked_again_at = 0.0
@@ -170,7 +166,7 @@ class FeatureLookup:
         return {key: [0 if kind == WHOLE_KEY else ""] for key, kind in self.keys.items()}
 
 
-def _open(feature_repo: str, service: str, settings: Settings, clock: Callable[[], datetime] | None) -> OnlineReader:
+def _open(feature_repo: str, service: str, settings: Settings) -> OnlineReader:
     from fti.common.feature_store import open_store
 
-    return open_reader(open_store(feature_repo, settings), service, clock)
+    return open_reader(open_store(feature_repo, settings), service, settings.clock)

@@ -5,7 +5,6 @@ import asyncio
 import logging
 import os
 import sys
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 import uvloop
@@ -97,10 +96,7 @@ def load_model(arguments: argparse.Namespace, settings: Settings) -> PackagedMod
         signature = package.signature
         lookup = None
         if signature.feature_service and signature.entity_keys and arguments.feature_repo:
-            at = arguments.now
-            lookup = FeatureLookup(
-                arguments.feature_repo, signature, settings, arguments.on_store_failure, (lambda: at) if at else None
-            )
+            lookup = FeatureLookup(arguments.feature_repo, signature, settings, arguments.on_store_failure)
         return PackagedModel(arguments.name, revision, package, lookup)
 
 
@@ -133,21 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         help="When the online store does not answer: refuse the request (503), or take every feature for missing, so "
         "that each view's on_missing decides. Default: FTI_ON_STORE_FAILURE, or refuse.",
     )
-    own.add_argument(
-        "--now",
-        type=_moment,
-        default=os.environ.get("FTI_NOW") or None,
-        help="For replays of the past only: the time, in ISO 8601, against which the age of features is measured. "
-        "Default: FTI_NOW, or the clock.",
-    )
     own.add_argument("--host", default="0.0.0.0", help="The address to listen on.")  # noqa: S104  # in a container
     return own
-
-
-def _moment(text: str) -> datetime:
-    """A time as people write it; UTC where it names no zone."""
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 if __name__ == "__main__":

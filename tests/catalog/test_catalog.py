@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_views_say_what_they_are(shop: Shop) -> None:
 
 
 def test_tables_are_measured_from_their_footers(shop: Shop) -> None:
-    spending = overview(shop.view("spending"), shop.settings, now=datetime(2024, 2, 1, tzinfo=UTC))
+    spending = overview(shop.view("spending"), replace(shop.settings, now=datetime(2024, 2, 1, tzinfo=UTC)))
     folder = Path(shop.settings.offline_uri, "spending")
     assert spending.table == Table(
         rows=30,
@@ -132,7 +132,7 @@ def test_a_table_that_cannot_be_read(tmp_path: Path, settings: Settings) -> None
 
 
 def test_the_current_vector_is_what_a_prediction_gets(shop: Shop) -> None:
-    values = current(shop.store, shop.views, {"customer": "1", "channel": "web"})
+    values = current(shop.store, shop.views, {"customer": "1", "channel": "web"}, shop.settings.clock)
     found = {(value.view, value.feature): value for value in values}
     assert found.keys() == {("spending", "total"), ("spending", "orders"), ("channels", "last")}
     orders = found["spending", "orders"]
@@ -140,7 +140,7 @@ def test_the_current_vector_is_what_a_prediction_gets(shop: Shop) -> None:
     assert orders.known_at == datetime(2024, 1, 29, 12, tzinfo=UTC)
     last = found["channels", "last"]
     assert (last.stored, last.value, last.status) == ("most $ on web", "most $ on web", "fresh")
-    unknown = current(shop.store, [shop.view("spending")], {"customer": "99"})
+    unknown = current(shop.store, [shop.view("spending")], {"customer": "99"}, shop.settings.clock)
     assert [(value.stored, value.value, value.known_at, value.status) for value in unknown] == [
         (None, 0.0, None, "missing"),
         (None, 7.0, None, "missing"),
@@ -161,7 +161,7 @@ def test_the_current_vector_is_what_a_prediction_gets(shop: Shop) -> None:
 )
 def test_keys_that_cannot_be_used(shop: Shop, entity: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        current(shop.store, shop.views, entity)
+        current(shop.store, shop.views, entity, shop.settings.clock)
 
 
 def test_a_view_that_does_not_exist(shop: Shop) -> None:

