@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def served(settings: Settings, tmp_path: Path) -> Callable[..., Ask]:
         for origin, age in {"JFK": 0, "EWR": 2}.items():
             at_airport(store, origin, 30.0, NOW - timedelta(hours=age))
         package = tiny.write_binary(tmp_path / "package", entity_keys=KEYS, feature_service="late_v1")
-        lookup = FeatureLookup(str(repo), package.signature, settings, on_store_failure, lambda: NOW)
+        lookup = FeatureLookup(str(repo), package.signature, replace(settings, now=NOW), on_store_failure)
         front = Front(app, PackagedModel("late", "r1", package, lookup))
 
         def ask(path: str, *rows: dict[str, Any]) -> httpx.Response:
