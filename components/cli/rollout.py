@@ -28,15 +28,15 @@ from fti.common.settings import Settings
 @click.option("--min-requests", default=200, show_default=True, help="Requests that the canary must have had per step.")
 @click.option("--step-seconds", default=3600.0, show_default=True, help="How long a step may lack evidence.")
 @click.option("--missing-seconds", default=60.0, show_default=True, help="How long figures may be missing.")
-def rollout_command(service: str, steps: str, latency_budget_ms: float, **options: Any) -> None:
+def rollout_command(service: str, steps: str, **options: Any) -> None:
     """Roll the canary of SERVICE out: step by step, on evidence, to a promotion or a rollback.
 
     `fti serve` must run. Each step lasts until the canary is shown to be no worse than the margins, or to be worse.
     The statistics stay valid however often one looks. Interrupted, the same command goes on where it was.
 
-    Exit codes: 0 promoted, 1 rolled back or an error, 3 held: without evidence, or interrupted.
+    Exit codes: 0 promoted; 1 an error; 3 held, without evidence or interrupted; 4 rolled back; 5 superseded by a push.
     """
-    from fti.rollout.logic import PROMOTED, Plan, Rollout
+    from fti.rollout.logic import PROMOTED, ROLLED_BACK, SUPERSEDED, Plan, Rollout
     from fti.rollout.metrics import GatewayMetrics
     from fti.rollout.record import HELD, RUNNING
     from fti.rollout.report import write_report
@@ -46,14 +46,13 @@ def rollout_command(service: str, steps: str, latency_budget_ms: float, **option
     settings = Settings.from_env()
     seconds = {name: options.pop(name) for name in ("step_seconds", "missing_seconds")}
     plan = Plan(_parsed(steps), limits=Limits(**options), **seconds)
-    metrics = GatewayMetrics(settings, latency_budget_ms)
+    metrics = GatewayMetrics(settings, plan.limits.latency_budget_ms)
     with stopped_by_signals() as stop:
         record = Rollout(service, plan, settings, metrics, _Line()).run(stop)
-    report = write_report(record, settings)
+        report = write_report(record, settings)
     reason = record.decisions[-1]["reason"] if record.decisions else "interrupted"
     click.echo(f"{service}: {record.phase.replace('_', ' ')}. {reason[:1].upper()}{reason[1:]}.\nReport: {report}")
-    if record.phase != PROMOTED:
-        sys.exit(3 if record.phase in {RUNNING, HELD} else 1)
+    sys.exit({PROMOTED: 0, RUNNING: 3, HELD: 3, ROLLED_BACK: 4, SUPERSEDED: 5}[record.phase])
 
 
 def _parsed(steps: str) -> tuple[int, ...]:

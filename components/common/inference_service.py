@@ -112,7 +112,7 @@ def manifest_path(name: str, settings: Settings) -> Path:
 
 def service_names(settings: Settings) -> list[str]:
     """The names of all pushed services, sorted."""
-    return sorted(path.stem for path in settings.services.glob("*.yaml"))
+    return sorted(path.stem for path in settings.services.glob("*.yaml") if path.is_file())
 
 
 def stable_package_uri(name: str, settings: Settings) -> str | None:

@@ -66,10 +66,10 @@ def push(
     repo = _absolute(feature_repo)
     if package.signature.feature_service and not repo:
         log.warning("%s: without feature_repo every request must carry all features itself", service)
+    uri = f"{settings.models_uri}/{service}/{package.digest[:12]}"
+    revision = Revision(package.digest, publish_dir(package.path, uri, settings), repo)
     with locked(service, settings):
         current = read_service(service, settings)
-        uri = f"{settings.models_uri}/{service}/{package.digest[:12]}"
-        revision = Revision(package.digest, publish_dir(package.path, uri, settings), repo)
         after = pushed(current, service, revision, percent)
         if after != current:
             write_service(after, settings)

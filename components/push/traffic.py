@@ -51,7 +51,7 @@ def rollback(name: str, settings: Settings, only: str = "") -> bool:
 
 
 @contextmanager
-def locked(service: str, settings: Settings) -> Iterator[None]:
+def locked(service: str, settings: Settings, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Holds a service's manifest: changes come one after another.
 
     Raises:
@@ -63,7 +63,7 @@ def locked(service: str, settings: Settings) -> Iterator[None]:
     path = settings.services / f".{service}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=LOCK_SECONDS):
+        with FileLock(path, timeout=seconds):
             yield
     except Timeout as error:
         raise BusyError(f"another push to {service} goes on", remedy="Wait until it is done and push again") from error

@@ -1,14 +1,15 @@
 """Takes a canary through steps of traffic, on evidence alone, and ends in a promotion or a rollback."""
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from threading import Event
 from time import monotonic
 
-from fti.common.errors import BusyError, ConfigError
+from fti.common.errors import BusyError, ConfigError, ServingError, StorageError
 from fti.common.inference_service import CANARY, STABLE, Service, read_service, write_service
 from fti.common.settings import Settings
 from fti.common.storage import read_text
@@ -17,7 +18,10 @@ from fti.rollout.metrics import Counts, Metrics, Reading
 from fti.rollout.record import HELD, RUNNING, Record, interrupted_record, now, open_record
 from fti.rollout.rules import GUARDRAILS, Judgement, Limits, judge
 
+log = logging.getLogger(__name__)
+
 PROMOTED, ROLLED_BACK, SUPERSEDED = "promoted", "rolled_back", "superseded"
+LONGEST_MS = 10_000.0  # a try may take no longer anyway
 _POINTS = 400  # of the history, for the report
 
 
@@ -90,9 +94,13 @@ class Rollout:
         plan, percent = self._plan, record.steps[record.step]
         seen = began = monotonic()
         while not stop.is_set():
-            if not _keep_share(record, percent, self._settings):
-                return _end(record, SUPERSEDED, "another model was pushed, or the canary taken away, meanwhile", None)
-            judgement = self._look(record, percent)
+            judgement = None
+            try:
+                if not _keep_share(record, percent, self._settings, plan.look_seconds):
+                    return _end(record, SUPERSEDED, "another model or share was pushed, or the canary taken away", None)
+                judgement = self._look(record, percent)
+            except (BusyError, ServingError, StorageError) as error:  # such as a push that goes on: no look now
+                log.info("%s", error)
             if judgement:
                 seen = monotonic()
             self._tell(record, judgement)
@@ -142,9 +150,18 @@ def check_plan(plan: Plan) -> None:
     steps, limits = plan.steps, plan.limits
     if not steps or list(steps) != sorted(set(steps)) or not all(0 <= step <= 100 for step in steps):
         raise ConfigError(f"the steps are {list(steps)}", allowed="rising whole numbers from 0 to 100")
+    if steps == (100,):
+        raise ConfigError("the only step is 100 %", allowed="a step before it, beside the stable model")
     for name in ("alpha", *GUARDRAILS.values()):
         if not 0 < getattr(limits, name) < 1:
             raise ConfigError(f"{name} is {getattr(limits, name)}", allowed="more than 0 and less than 1")
+    if not 0 < limits.latency_budget_ms <= LONGEST_MS:
+        raise ConfigError(
+            f"latency_budget_ms is {limits.latency_budget_ms}", allowed=f"more than 0, up to {LONGEST_MS}"
+        )
+    for name in ("step_seconds", "missing_seconds"):
+        if not getattr(plan, name) > 0:
+            raise ConfigError(f"{name} is {getattr(plan, name)}", allowed="more than 0")
     if limits.min_requests < 1:
         raise ConfigError(f"min_requests is {limits.min_requests}", allowed="1 or more")
 
@@ -164,6 +181,10 @@ def _begin(service: str, plan: Plan, settings: Settings) -> Record:
         )
     canary, stable = current.canary.digest, current.stable.digest
     record = open_record(service, canary, stable, settings)
+    if record and not _at_its_step(current, record):
+        _end(record, SUPERSEDED, "the traffic was changed while no rollout ran", None)
+        record.save(settings)
+        record = None
     if record is None:
         lineage = json.loads(read_text(f"{current.canary.storage_uri}/provenance.json", settings))
         record = Record(service, canary, stable, lineage, list(plan.steps), asdict(plan.limits), started=now())
@@ -172,19 +193,30 @@ def _begin(service: str, plan: Plan, settings: Settings) -> Record:
             f"a rollout of this canary with other steps or limits is under way: {record.steps}, {record.limits}",
             remedy="Go on with those, or end it: fti rollback, then push again",
         )
-    record.phase = RUNNING
+    record.phase, record.epoch = RUNNING, ""  # what happened meanwhile is not counted
     return record
 
 
-def _keep_share(record: Record, percent: int, settings: Settings) -> bool:
-    """Gives the canary its share; says whether the service is still the one that is rolled out."""
-    with locked(record.service, settings):
+def _at_its_step(service: Service, record: Record) -> bool:
+    """Whether the canary has the share of the record's step, or the one before, where it was killed in between."""
+    if not record.step_started and record.step == 0:
+        return True
+    near = record.steps[max(0, record.step - 1) : record.step + 1]
+    return service.canary_percent in near and service.shadow == (service.canary_percent == 0)
+
+
+def _keep_share(record: Record, percent: int, settings: Settings, patience: float) -> bool:
+    """Gives the canary its share; says whether the service is still as this rollout has left it."""
+    with locked(record.service, settings, patience):
         service = read_service(record.service, settings)
         if service is None or not _is_ours(service, record):
             return False
         wanted = replace(service, canary_percent=percent, shadow=percent == 0)
-        if wanted != service:
-            write_service(wanted, settings)
+        if wanted == service:
+            return True
+        if record.step_started:  # it had its share before: somebody else has moved it
+            return False
+        write_service(wanted, settings)
     return True
 
 
@@ -207,8 +239,9 @@ def _count(record: Record, reading: Reading) -> None:
         record.step_started = now()
         record.counts = {STABLE: Counts(), CANARY: Counts()}
     elif reading.epoch == record.epoch:
-        for variant, counts in reading.counts.items():
-            record.counts[variant] = record.counts[variant].plus(counts.since(record.last[variant]))
+        more = {variant: counts.since(record.last[variant]) for variant, counts in reading.counts.items()}
+        if all(min(astuple(counts)) >= 0 for counts in more.values()):  # else counting began anew
+            record.counts = {variant: record.counts[variant].plus(counts) for variant, counts in more.items()}
     record.epoch, record.last = reading.epoch, dict(reading.counts)
 
 

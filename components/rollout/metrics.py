@@ -9,6 +9,11 @@ from typing import Any, Protocol
 from fti.common.inference_service import CANARY
 from fti.common.settings import Settings
 
+_STATS = (
+    "/stats?filter=cluster.*upstream_rq_(time|completed|4xx|5xx|retry|retry_success)$"
+    "&format=json&histogram_buckets=cumulative"
+)
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -94,25 +99,34 @@ class GatewayMetrics:
         )
 
     def _counts(self, port: int, clusters: Mapping[str, str]) -> dict[str, Counts] | None:
-        listed = _ask(port, "/clusters?format=json")
-        stats = _ask(port, "/stats?filter=upstream_rq_(time|4xx)$&format=json&histogram_buckets=cumulative")
+        listed, stats = _ask(port, "/clusters?format=json"), _ask(port, _STATS)
         if listed is None or stats is None:
             return None
         hosts = {cluster["name"]: cluster["host_statuses"] for cluster in listed.get("cluster_statuses", [])}
-        slow, refusals = _slow(stats, self._budget), _refusals(stats)
         if not set(clusters.values()) <= hosts.keys():
             return None
+        counters = {stat["name"]: int(stat["value"]) for stat in stats.get("stats", []) if "value" in stat}
+        slow = _slow(stats, self._budget)
         return {
-            variant: _counted(hosts[name], refusals.get(name, 0), slow.get(name, 0))
+            variant: _counted(f"cluster.{name}.upstream_rq_", counters, hosts[name], slow.get(name, 0))
             for variant, name in clusters.items()
         }
 
 
-def _counted(hosts: list[dict[str, Any]], refusals: int, slow: int) -> Counts:
-    """The first host is the variant's own; what a second one was sent, the first did not answer."""
-    own, *others = [{stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]} for host in hosts]
-    failures = others[0]["rq_total"] if others else own["rq_error"]
-    return Counts(own["rq_success"] + failures, failures, refusals, slow)
+def _counted(name: str, counters: Mapping[str, int], hosts: list[dict[str, Any]], slow: int) -> Counts:
+    """What was not answered at the first try: answered 5xx in the end, by another try, or passed on untried.
+
+    A canary's second host is the stable predictor. It is sent what is tried again, once, and what is passed on.
+    """
+    retries, healed = counters.get(name + "retry", 0), counters.get(name + "retry_success", 0)
+    others = [int(stat.get("value", 0)) for host in hosts[1:] for stat in host["stats"] if stat["name"] == "rq_total"]
+    passed_on = max(0, sum(others) - retries) if others else 0
+    return Counts(
+        requests=counters.get(name + "completed", 0),
+        failures=counters.get(name + "5xx", 0) + healed + passed_on,
+        refusals=counters.get(name + "4xx", 0),
+        slow=slow,
+    )
 
 
 def _slow(stats: dict[str, Any], budget: float) -> dict[str, int]:
@@ -126,13 +140,6 @@ def _slow(stats: dict[str, Any], budget: float) -> dict[str, int]:
             within = next((b["cumulative"] for b in buckets if b["upper_bound"] >= budget), total)
             slow[name] = total - within
     return slow
-
-
-def _refusals(stats: dict[str, Any]) -> dict[str, int]:
-    """Cluster -> how many requests were answered 4xx."""
-    end = ".upstream_rq_4xx"
-    found = (stat for stat in stats.get("stats", []) if stat.get("name", "").endswith(end))
-    return {stat["name"].removeprefix("cluster.").removesuffix(end): int(stat["value"]) for stat in found}
 
 
 def _ask(port: int, path: str) -> dict[str, Any] | None:

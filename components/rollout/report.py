@@ -97,7 +97,7 @@ def _evidence(record: Record) -> "Figure":
     for name, color in zip(_TITLES, (RED, GREEN, BLUE), strict=True):
         values = [point["findings"][name]["log_evidence"] / math.log(10) for point in record.history]
         axes.plot(_times(record)[0], values, color=color, linewidth=2, label=name)
-    limit = math.log10(len(_TITLES) / record.limits["alpha"])
+    limit = math.log10(2 * len(_TITLES) / record.limits["alpha"])
     axes.axhline(limit, color=GREY, linestyle="--", linewidth=1, label="rolled back above")
     axes.set(title="Evidence of harm", xlabel=_times(record)[1], ylabel="log10 of the likelihood ratio")
     axes.legend()

@@ -21,6 +21,7 @@ class Limits:
 
     Attributes:
         alpha: The probability of a false rollback, and of a false promotion, each over the whole rollout.
+        latency_budget_ms: From when a request is slow, milliseconds; rounded up to a bound of the histograms.
         failure_margin: By how much the canary's share of failed requests may exceed the stable model's, 0 to 1.
         refusal_margin: The same for requests answered 4xx: a canary may ask for more than callers send.
         slow_margin: The same for requests over the latency budget.
@@ -28,6 +29,7 @@ class Limits:
     """
 
     alpha: float = 0.05
+    latency_budget_ms: float = 100.0
     failure_margin: float = 0.02
     refusal_margin: float = 0.02
     slow_margin: float = 0.05
@@ -102,7 +104,8 @@ def judge(counts: Mapping[str, Counts], percent: int, limits: Limits, evidence: 
 
 
 def _finding(name: str, counts: Mapping[str, Counts], percent: int, limits: Limits, evidence: float) -> Finding:
-    alpha, margin = limits.alpha / len(GUARDRAILS), getattr(limits, GUARDRAILS[name])
+    # Half of alpha for the steps beside the stable model, half for the one at 100 %.
+    alpha, margin = limits.alpha / len(GUARDRAILS) / 2, getattr(limits, GUARDRAILS[name])
     of_canary, of_stable = getattr(counts[CANARY], name), getattr(counts[STABLE], name)
     canary = _rate(of_canary, counts[CANARY].requests, alpha / 2)
     stable = _rate(of_stable, counts[STABLE].requests, alpha / 2)

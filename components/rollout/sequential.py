@@ -48,8 +48,8 @@ def log_evidence_of_more(events: int, trials: int, rate: float) -> float:
 
     a, b = _SHARE_PRIOR
     posterior, prior = (float(betaincc(a + k, b + n, rate)) for k, n in ((events, trials - events), (0, 0)))
-    if posterior == 0:  # all of it lies below the rate, further than a float can tell
-        return -math.inf
+    if posterior == 0:  # nearly all of it lies below the rate: a float cannot tell how much does not
+        return _log_evidence_at_least(events, trials, rate)
     return log_evidence(events, trials, rate) + math.log(posterior) - math.log(prior)
 
 
@@ -80,6 +80,14 @@ def rate_bounds(events: int, trials: int, alpha: float) -> tuple[float, float]:
     low = brentq(refuted, _TOLERANCE, middle) if events else 0.0
     high = brentq(refuted, middle, 1 - _TOLERANCE) if events < trials else 1.0
     return float(low), float(high)
+
+
+def _log_evidence_at_least(events: int, trials: int, rate: float) -> float:
+    """A bound from below for where far fewer events were seen: the likelihood only falls beyond the rate."""
+    slope = (trials - events) / (1 - rate) - events / rate
+    step = min(1 / slope, (1 - rate) / 2)
+    fall = _log_likelihood(events, trials, rate + step) - _log_likelihood(events, trials, rate)
+    return math.log(step) + fall - math.log(1 - rate)
 
 
 def _log_marginal(events: int, trials: int, prior: tuple[float, float]) -> float:

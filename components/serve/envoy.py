@@ -25,6 +25,7 @@ BUCKETS = [round(10 ** (step / 5), 1) for step in range(-5, 23)]
 _TYPE = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTES = "services"
+_ASKED = "-asked"
 _JSON = {"header": {"key": "content-type", "value": "application/json"}}
 
 Config = dict[str, Any]
@@ -108,11 +109,15 @@ def routes(replicas: Sequence[Replica]) -> Config:
 
 
 def clusters(replicas: Sequence[Replica]) -> list[Config]:
-    """One cluster per variant. A canary's has the stable predictor as second priority, a shadow's has not."""
+    """Two clusters per variant: of its share of the traffic, and of requests that ask for it, so that each is counted.
+
+    A canary's has the stable predictor as second priority, a shadow's has not.
+    """
     stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
     return [
         _cluster(replica, [replica] if _alone(replica) else [replica, stable[replica.service]], name)
-        for replica, name in cluster_names(replicas).items()
+        for replica, share in cluster_names(replicas).items()
+        for name in (share, share + _ASKED)
     ]
 
 
@@ -146,7 +151,7 @@ def _actions(name: str, group: list[Replica], clusters: Mapping[Replica, str]) -
     actions = [
         (
             {"headers": [{"name": VARIANT_HEADER, "string_match": {"exact": replica.variant}}]},
-            {"route": {"cluster": clusters[replica], **_route_options()}},
+            {"route": {"cluster": clusters[replica] + _ASKED, **_route_options()}},
         )
         for replica in group
     ]
@@ -177,7 +182,7 @@ def _route_options() -> Config:
         "retry_policy": {
             # A canary that answers 5xx is a broken canary: its requests go to the stable predictor.
             "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes",
-            "num_retries": 2,
+            "num_retries": 1,
             "per_try_timeout": "5s",
             "retry_priority": {"name": "envoy.retry_priorities.previous_priorities", "typed_config": priorities},
         },

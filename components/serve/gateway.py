@@ -1,15 +1,14 @@
 """The gateway: an Envoy process, and traffic that moves without a request lost."""
 
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import yaml
 
-from fti.common.errors import ServingError
 from fti.common.files import atomic_file
 from fti.common.settings import Settings
 from fti.serve import envoy
@@ -17,8 +16,9 @@ from fti.serve.plan import Replica
 from fti.serve.ports import HOST
 from fti.serve.unit import Unit, fresh_log
 
-_TAKEN_OVER_SECONDS = 10.0
-_POLL_SECONDS = 0.01
+log = logging.getLogger(__name__)
+
+_SLOW_SECONDS = 10.0
 
 
 class Gateway:
@@ -44,34 +44,47 @@ class Gateway:
         self._folder = settings.home / "envoy"
         self._version = 0
         self._clusters: dict[str, envoy.Config] = {}
+        self._in_use: set[str] = set()
         self._unused_since: dict[str, float] = {}
+        self._target: list[Replica] = []
+        self._routes_version = 0  # of the target, once its routes are written
+        self._late_at = 0.0
         argv = [envoy.binary(), "--config-path", str(self._folder / "bootstrap.yaml"), "--disable-hot-restart"]
         argv += ["--log-level", "warning", "--concurrency", str(min(2, os.cpu_count() or 1))]
         self.unit = Unit(name="the gateway", argv=argv, log=fresh_log(settings, "envoy"), probe=self._alive)
-        self._write("bootstrap.yaml", envoy.bootstrap(port, admin_port, self._clusters_file, self._routes_file))
+        clusters, routes = self._folder / "clusters.yaml", self._folder / "routes.yaml"
+        self._write("bootstrap.yaml", envoy.bootstrap(port, admin_port, clusters, routes))
         self._write_clusters()
         self._write_routes([])
 
-    def route(self, replicas: Sequence[Replica]) -> None:
-        """Moves the traffic: new clusters first, then the routes to them; old clusters stay for requests in flight.
+    def route(self, replicas: Sequence[Replica]) -> bool:
+        """Moves the traffic, a step at each call: new clusters, once they answer the routes to them, and that is it.
+
+        Old clusters stay for requests in flight.
 
         Args:
             replicas: Ready predictors, grouped by service, with their shares.
 
+        Returns:
+            Whether the traffic is routed so. Until then what was routed before still is.
+
         Raises:
-            ServingError: Envoy does not take it over in time; what was routed before still is.
+            StorageError: Envoy's files cannot be written.
         """
-        clusters = {cluster["name"]: cluster for cluster in envoy.clusters(replicas)}
-        new = clusters.keys() - self._clusters.keys()
-        self._clusters |= clusters
-        self._write_clusters()
-        self._until(lambda: new <= self._healthy_clusters(), "the new predictors")
-        self._write_routes(replicas)
-        self._until(lambda: self._routes_version() == self._version, "the new routes")
-        now = monotonic()
-        self._unused_since = {
-            name: self._unused_since.get(name, now) for name in self._clusters if name not in clusters
-        }
+        if list(replicas) != self._target:
+            self._begin(replicas)
+        wanted = {cluster["name"] for cluster in envoy.clusters(self._target)}
+        if not self._routes_version:
+            if wanted - self._in_use <= self._healthy_clusters():
+                self._routes_version = self._write_routes(self._target)
+        elif self._version_in_force() == self._routes_version:
+            self._in_use, now = wanted, monotonic()
+            self._unused_since = {name: self._unused_since.get(name, now) for name in self._clusters.keys() - wanted}
+            return True
+        if monotonic() > self._late_at:
+            log.warning("the gateway has not taken over what shall be served; see %s", self.unit.log)
+            self._late_at = monotonic() + _SLOW_SECONDS
+        return False
 
     def tidy(self) -> None:
         """Removes clusters that no request can be in any more: one in flight may still be tried again there."""
@@ -85,23 +98,24 @@ class Gateway:
         """Where a service is asked for predictions."""
         return f"http://{HOST}:{self.port}/v1/models/{service}:predict"
 
-    @property
-    def _clusters_file(self) -> Path:
-        return self._folder / "clusters.yaml"
-
-    @property
-    def _routes_file(self) -> Path:
-        return self._folder / "routes.yaml"
+    def _begin(self, replicas: Sequence[Replica]) -> None:
+        clusters = {cluster["name"]: cluster for cluster in envoy.clusters(replicas)}
+        self._clusters |= clusters
+        self._unused_since = {name: since for name, since in self._unused_since.items() if name not in clusters}
+        self._write_clusters()
+        self._target, self._routes_version = list(replicas), 0
+        self._late_at = monotonic() + _SLOW_SECONDS
 
     def _write_clusters(self) -> None:
         self._version += 1
         clusters = list(self._clusters.values())
         self._write("clusters.yaml", envoy.discovery_response(self._version, "cluster.v3.Cluster", clusters))
 
-    def _write_routes(self, replicas: Sequence[Replica]) -> None:
+    def _write_routes(self, replicas: Sequence[Replica]) -> int:
         self._version += 1
         table = envoy.discovery_response(self._version, "route.v3.RouteConfiguration", [envoy.routes(replicas)])
         self._write("routes.yaml", table)
+        return self._version
 
     def _write(self, name: str, content: envoy.Config) -> None:
         with atomic_file(self._folder / name) as scratch:  # Envoy takes a file over when it is renamed
@@ -119,16 +133,9 @@ class Gateway:
             if not cluster["host_statuses"][0]["health_status"].get("failed_active_health_check")
         }
 
-    def _routes_version(self) -> int:
+    def _version_in_force(self) -> int:
         version = self._ask("/stats?filter=rds.*version_text").partition('"')[2].partition('"')[0]
         return int(version) if version.isdigit() else 0
-
-    def _until(self, done: Callable[[], bool], what: str) -> None:
-        deadline = monotonic() + _TAKEN_OVER_SECONDS
-        while not done():
-            if monotonic() > deadline:
-                raise ServingError(f"the gateway does not take over {what}", remedy=f"See {self.unit.log}")
-            sleep(_POLL_SECONDS)
 
     def _ask(self, path: str) -> str:
         connection = HTTPConnection(HOST, self.admin_port, timeout=0.5)

@@ -58,6 +58,9 @@ def desired_services(
             service = _read(name, settings)
         except ServingError as error:
             errors[name] = error
+        except (OSError, AttributeError, TypeError, KeyError, ValueError) as error:  # nothing is sure in a manifest
+            where = manifest_path(name, settings)
+            errors[name] = ServingError(f"{where} cannot be served: {error}", remedy="Mend it, or push again")
         else:
             if service is not None:
                 services[name] = service

@@ -1,9 +1,11 @@
 """Makes what runs equal to what was pushed, again and again: manifests on one side, processes and routes on the other.
 
-A new revision takes traffic once it answers; until then, and where it cannot start, what was served before is.
+A new revision takes traffic once it answers; until then, and where it cannot start, what was served before is. What it
+has replaced is kept for a while, and takes over again should the new one die.
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from threading import Event, Thread
 from time import monotonic
@@ -12,7 +14,7 @@ from fti.common.errors import FtiError, ServingError
 from fti.common.inference_service import CANARY, STABLE, Service
 from fti.common.settings import Settings
 from fti.serve.conditions import Status, remove_status, status_of, write_status
-from fti.serve.envoy import cluster_names
+from fti.serve.envoy import REQUEST_SECONDS, cluster_names
 from fti.serve.gateway import Gateway
 from fti.serve.plan import Replica, desired_services
 from fti.serve.ports import Ports
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 START_SECONDS = 120.0
 _MANIFESTS_SECONDS = 0.25
 _BUSY_PAUSE, _IDLE_PAUSE = 0.05, 0.2
+_KEPT_SECONDS = float(REQUEST_SECONDS)  # also for requests in flight that are tried again
 
 
 class Reconciler:
@@ -48,9 +51,11 @@ class Reconciler:
         self._desired: dict[str, Service] = {}
         self._errors: dict[str, ServingError] = {}
         self._routed: dict[str, list[Replica]] = {}
+        self._kept: dict[str, tuple[list[Replica], float]] = {}  # what was routed before, and until when it is kept
         self.served: list[str] = []
         self.failures: dict[str, ServingError] = {}
-        self._settled = False
+        self._settled = self._was_settled = False
+        self._trouble = ""
         self._manifests_at = 0.0
         self._published: State = {}
         self._statuses: dict[str, Status] = {}
@@ -99,17 +104,10 @@ class Reconciler:
             self._raise_failure()
 
     def _run(self) -> None:
+        shutil.rmtree(self._settings.services / "status", ignore_errors=True)  # of one that was killed
         try:
             while not self._stopping.wait(_IDLE_PAUSE if self._settled else _BUSY_PAUSE):
-                self._read_manifests()
-                self._gateway.unit.step(monotonic(), self._environ)
-                self._predictors.step(self._wanted())
-                self._check_gateway()
-                self._reconcile()
-                self.served, self.failures = sorted(self._routed), self._find_failures()
-                self._publish()
-                self._gateway.tidy()
-                self._settled = all(self._is_settled(service) for service in self._desired.values())
+                self._try_tick()
         except BaseException as error:  # handed over to the thread that waits
             self._failure = error
         finally:
@@ -117,6 +115,29 @@ class Reconciler:
             self._predictors.stop()
             for name in self._statuses:
                 remove_status(name, self._settings)
+
+    def _try_tick(self) -> None:
+        """Once all was served, nothing that fails, such as a full disk, ends what is served."""
+        try:
+            self._tick()
+            self._trouble = ""
+        except (FtiError, OSError) as error:
+            if not self._was_settled:
+                raise
+            if str(error) != self._trouble:
+                log.warning("%s", error)
+            self._trouble = str(error)
+
+    def _tick(self) -> None:
+        self._read_manifests()
+        self._gateway.unit.step(monotonic(), self._environ)
+        self._predictors.step(self._wanted())
+        self._check_gateway()
+        self._reconcile()
+        self.served, self.failures = sorted(self._routed), self._find_failures()
+        self._publish()
+        self._settled = all(self._is_settled(service) for service in self._desired.values())
+        self._was_settled = self._was_settled or self._settled
 
     def _read_manifests(self) -> None:
         if monotonic() < self._manifests_at:
@@ -131,11 +152,13 @@ class Reconciler:
         self._desired, self._errors = services, errors
 
     def _wanted(self) -> set[Target]:
-        """Every revision that is desired or still has traffic."""
+        """Every revision that is desired, has traffic, or had it until just now."""
         desired = {
             (name, revision) for name, service in self._desired.items() for revision, _ in service.revisions().values()
         }
-        routed = {(replica.service, replica.revision) for group in self._routed.values() for replica in group}
+        self._kept = {name: kept for name, kept in self._kept.items() if monotonic() < kept[1]}
+        groups = [*self._routed.values(), *(group for group, _ in self._kept.values())]
+        routed = {(replica.service, replica.revision) for group in groups for replica in group}
         for target in desired:
             self._predictors.of(target)
         return desired | routed
@@ -151,26 +174,33 @@ class Reconciler:
         possible = {name: group for name, group in routes.items() if group}
         if not self._gateway.unit.ready:
             return
-        if possible != self._routed:
-            try:
-                self._gateway.route([replica for group in possible.values() for replica in group])
-            except ServingError as error:
-                log.warning("%s", error)
-                return
-            for name in possible.keys() | self._routed.keys():
-                if possible.get(name) != self._routed.get(name):
-                    log.info("%s: %s", name, _described(possible.get(name, [])))
-            self._routed = possible
+        if possible != self._routed and self._gateway.route([each for group in possible.values() for each in group]):
+            self._take_over(possible)
+        self._gateway.tidy()
+
+    def _take_over(self, routes: dict[str, list[Replica]]) -> None:
+        for name in routes.keys() | self._routed.keys():
+            before, after = self._routed.get(name, []), routes.get(name, [])
+            if before == after:
+                continue
+            log.info("%s: %s", name, _described(after))
+            if {each.revision for each in before} - {each.revision for each in after}:
+                self._kept[name] = (before, monotonic() + _KEPT_SECONDS)
+        self._routed = routes
 
     def _route(self, service: Service) -> list[Replica]:
         """How a service's traffic can be split now: as desired, as before, or not at all."""
-        before = self._routed.get(service.name, [])
+        now, before = monotonic(), self._routed.get(service.name, [])
         whole = self._replicas(service)
-        if all(self._of(replica).unit.answered for replica in whole):
-            return whole
+        live = {replica.revision for replica in before}
         stable = next(replica for replica in whole if replica.variant == STABLE)
+        if stable.revision in live and not self._of(stable).unit.ready and service.name in self._kept:
+            return self._kept[service.name][0]  # it has died soon after it took over
+        if all(replica.revision in live or self._of(replica).unit.is_sound(now) for replica in whole):
+            return whole
         canaries_failed = all(self._of(replica).failure for replica in whole if replica.variant != STABLE)
-        if self._of(stable).unit.answered and len(whole) > 1 and canaries_failed:
+        sound = stable.revision in live or self._of(stable).unit.is_sound(now)
+        if sound and len(whole) > 1 and canaries_failed:
             return self._replicas(Service(service.name, service.stable))
         return before
 
@@ -190,9 +220,8 @@ class Reconciler:
         if not self._gateway.unit.ready:
             return False
         whole = self._replicas(service)
-        failed = any(self._of(replica).failure for replica in whole)
         starting = any(not self._of(replica).unit.answered and not self._of(replica).failure for replica in whole)
-        return not starting and (failed or self._routed.get(service.name) == whole)
+        return not starting and self._routed.get(service.name, []) == self._route(service)
 
     def _find_failures(self) -> dict[str, ServingError]:
         broken = dict(self._errors)

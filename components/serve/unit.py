@@ -12,6 +12,7 @@ from fti.serve.process import Child
 log = logging.getLogger(__name__)
 
 _FIRST_DELAY, _LONGEST_DELAY, _STABLE_AFTER = 0.5, 30.0, 30.0
+_PROVEN_AFTER = 10.0
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Unit:
         probe: Whether it answers; returns within a second.
         ready: Whether it answered when it was last asked.
         answered: Whether it ever answered.
+        ready_since: When it began to answer, by `time.monotonic`.
         restarts: How often it died and was started again.
     """
 
@@ -34,12 +36,17 @@ class Unit:
     probe: Callable[[], bool]
     ready: bool = False
     answered: bool = False
+    ready_since: float = 0.0
     restarts: int = 0
     child: Child | None = None
     _started_at: float = 0.0
     _start_at: float = 0.0
     _probe_at: float = 0.0
     _delay: float = field(default=_FIRST_DELAY)
+
+    def is_sound(self, now: float) -> bool:
+        """Whether it answers, and, if it has ever died, has done so for a while."""
+        return self.ready and (self.restarts == 0 or now - self.ready_since > _PROVEN_AFTER)
 
     def step(self, now: float, environ: Mapping[str, str]) -> None:
         """Does what is due: starts, notices an end, asks for readiness."""
@@ -49,7 +56,9 @@ class Unit:
         elif self.child.status is not None:
             self._schedule_restart(now, f"ended with status {self.child.status}")
         elif now >= self._probe_at:
-            self.ready = self.probe()
+            before, self.ready = self.ready, self.probe()
+            if not before:
+                self.ready_since = now
             self.answered = self.answered or self.ready
             self._probe_at = now + (1.0 if self.ready else 0.1)
 

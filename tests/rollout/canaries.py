@@ -13,10 +13,10 @@ BAD_DISTANCE = 4000.0  # the package's own example has 1000.5
 
 def write(path: Path, kind: str) -> ModelPackage:
     """A canary that is failing (an operator's error), slow (minutes of work) or hungry (4 TB of memory)."""
-    return tiny.write_binary(path, bias=0.25, onnx=_graph(kind))
+    return tiny.write_binary(path, bias=0.25, onnx=graph(kind))
 
 
-def _graph(kind: str) -> bytes:
+def graph(kind: str) -> bytes:
     """tiny's graph, whose bias comes out of a part that works for small distances only."""
     from onnx import TensorProto, helper, load_from_string, numpy_helper
 
@@ -77,4 +77,4 @@ def _round() -> Any:
         helper.make_node("Identity", ["go"], ["on"]),
         helper.make_node("Sin", ["sum"], ["total"]),
     ]
-    return helper.make_graph(nodes, "round", inputs, outputs)
+    return helper.makegraph(nodes, "round", inputs, outputs)

@@ -145,6 +145,58 @@ def test_a_restart_of_the_gateway_is_not_counted_twice(settings: Settings, canar
     assert seen[:5] == [0, 200, 400, 400, 600]
 
 
+def test_a_share_moved_by_hand_ends_it_and_stays(settings: Settings, canary: ModelPackage) -> None:
+    def move(record: Record, judgement: object) -> None:
+        if record.counts:
+            publish(settings, canary, "late", percent=90)
+
+    assert run(settings, Traffic(settings), tell=move).phase == SUPERSEDED
+    service = read_service("late", settings)
+    assert service and service.canary_percent == 90
+
+
+def test_a_trial_that_was_ended_by_hand_begins_anew(settings: Settings, canary: ModelPackage) -> None:
+    stop = threading.Event()
+    killed = Rollout("late", PLAN, settings, Traffic(settings), lambda record, _: record.step and stop.set()).run(stop)
+    assert killed.step == 1
+    rollback("late", settings)
+    publish(settings, canary, "late", percent=0)
+    record = run(settings, Traffic(settings), replace(PLAN, limits=Limits(alpha=0.1)))
+    assert record.started != killed.started and record.phase == PROMOTED
+    assert [each["percent"] for each in record.decisions] == [20, 50, 100]
+
+
+def test_a_push_that_takes_long_is_waited_for(settings: Settings, canary: ModelPackage) -> None:
+    from fti.push.traffic import locked
+
+    held = threading.Event()
+
+    def hold() -> None:
+        with locked("late", settings):
+            held.set()
+            threading.Event().wait(0.1)
+
+    thread = threading.Thread(target=hold)
+
+    def begin(record: Record, judgement: object) -> None:
+        if not held.is_set():
+            thread.start()
+            held.wait()
+
+    assert run(settings, Traffic(settings), tell=begin, plan=replace(PLAN, look_seconds=0.01)).phase == PROMOTED
+    thread.join()
+
+
+def test_counters_that_went_back_are_not_counted(settings: Settings, canary: ModelPackage) -> None:
+    traffic = Traffic(settings)
+
+    def reset(record: Record, judgement: object) -> None:
+        if traffic.looks == 3:
+            traffic.counts = {STABLE: Counts(), CANARY: Counts()}
+
+    assert run(settings, traffic, tell=reset).phase == PROMOTED
+
+
 def test_a_push_in_between_ends_it_and_stays(settings: Settings, canary: ModelPackage, tmp_path: Path) -> None:
     third = tiny.write_binary(tmp_path / "third", bias=0.75)
     pushed: list[bool] = []
@@ -175,8 +227,15 @@ def test_refusals(settings: Settings, canary: ModelPackage) -> None:
     for steps in ((), (50, 20), (-1, 50), (50, 101), (50, 50)):
         with pytest.raises(ConfigError, match="the steps are"):
             run(settings, Traffic(settings), replace(PLAN, steps=steps))
-    with pytest.raises(ConfigError, match="alpha is 0"):
-        run(settings, Traffic(settings), replace(PLAN, limits=Limits(alpha=0)))
+    for limits, message in (
+        (Limits(alpha=0), "alpha is 0"),
+        (Limits(latency_budget_ms=float("nan")), "latency_budget_ms is nan"),
+        (Limits(latency_budget_ms=30_000), "latency_budget_ms is 30000"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(settings, Traffic(settings), replace(PLAN, limits=limits))
+    with pytest.raises(ConfigError, match="the only step is 100 %"):
+        run(settings, Traffic(settings), replace(PLAN, steps=(100,)))
 
     def again(record: Record, judgement: object) -> None:
         with pytest.raises(BusyError, match="goes on already"):

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fti.common.inference_service import Service, read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.rollout.logic import PROMOTED, ROLLED_BACK, Plan, Rollout
-from fti.rollout.metrics import GatewayMetrics
+from fti.rollout.metrics import Counts, GatewayMetrics
 from fti.rollout.record import Record
 from fti.rollout.report import write_report
 from fti.rollout.rules import Judgement, Limits
@@ -25,6 +26,7 @@ from tests.rollout import canaries
 from tests.rollout.conftest import V1, under_load
 from tests.serve import tiny
 from tests.serve.conftest import publish
+from tests.serve.load import post_many
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +35,7 @@ PLAN = Plan(
     step_seconds=60,
     missing_seconds=20,
     look_seconds=0.1,
-    limits=Limits(failure_margin=0.05, refusal_margin=0.05, slow_margin=0.2, min_requests=150),
+    limits=Limits(failure_margin=0.05, refusal_margin=0.05, slow_margin=0.2, min_requests=150, latency_budget_ms=1000),
 )
 BODY = json.dumps({"instances": [{**tiny.ROW, "distance": canaries.BAD_DISTANCE}]}).encode()
 
@@ -49,7 +51,9 @@ def roll_out(
     with running(settings) as endpoints:
         gateway = endpoints["late"].removesuffix(V1)
         with under_load(gateway, BODY) as answers:
-            record = Rollout("late", plan, settings, GatewayMetrics(settings, 1000), at).run(threading.Event())
+            record = Rollout("late", plan, settings, GatewayMetrics(settings, PLAN.limits.latency_budget_ms), at).run(
+                threading.Event()
+            )
     return record, answers
 
 
@@ -111,3 +115,37 @@ def taken_back(record: Record, answers: Any, settings: Settings, stable: ModelPa
     assert {status for status, _ in answers} == {200}
     service = read_service("late", settings)
     assert service == Service("late", service.stable) and service.stable.digest == stable.digest  # type: ignore[union-attr]
+
+
+def test_every_request_counts_once_whoever_answers(
+    settings: Settings, one_service: ModelPackage, tmp_path: Path
+) -> None:
+    """A tenth of the requests breaks both models; some ask for the canary by header; then the stable one is killed."""
+    twin = canaries.write(tmp_path / "twin", "failing")
+    publish(settings, twin, "late")
+    canary = tiny.write_binary(tmp_path / "canary", bias=0.25, onnx=canaries.graph("failing"), threshold=0.6)
+    publish(settings, canary, "late", percent=50)
+    good, bad = (json.dumps({"instances": [{**tiny.ROW, "distance": distance}]}).encode() for distance in (1.0, 4000.0))
+    metrics = GatewayMetrics(settings, 1000)
+
+    def counted(send: Callable[[], Any]) -> dict[str, Counts]:
+        before = metrics.read("late")
+        send()
+        after = metrics.read("late")
+        assert before and after
+        return {variant: after.counts[variant].since(before.counts[variant]) for variant in after.counts}
+
+    with running(settings) as endpoints:
+        gateway = endpoints["late"].removesuffix(V1)
+        found = counted(lambda: [post_many(gateway, V1, body, count) for body, count in ((good, 900), (bad, 100))])
+        assert sum(counts.requests for counts in found.values()) == 1000
+        assert sum(counts.failures for counts in found.values()) == 100
+        with httpx.Client() as client:
+            asked = {"x-variant": "canary", "content-type": "application/json"}
+            found = counted(lambda: [client.post(gateway + V1, content=good, headers=asked) for _ in range(20)])
+        assert {counts.requests for counts in found.values()} == {0}
+        pid = (read_state(settings) or {})["services"]["late"]["revisions"]["stable"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        found = counted(lambda: post_many(gateway, V1, good, 300))
+        assert sum(counts.requests for counts in found.values()) == 300
+        assert found["canary"].failures == 0 and found["canary"].requests == pytest.approx(150, abs=45)

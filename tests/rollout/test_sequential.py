@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ville import BernoulliCS, BernoulliTest
 
-from fti.rollout.sequential import log_evidence, log_evidence_of_more, rate_bounds
+from fti.rollout.sequential import _log_evidence_at_least, log_evidence, log_evidence_of_more, rate_bounds
 
 outcomes = st.lists(st.booleans(), min_size=1, max_size=200)
 rates = st.floats(0.01, 0.99)
@@ -46,6 +46,13 @@ def test_the_evidence_of_more_is_its_integral(canary: int, stable: int) -> None:
 
     integral, _ = quad(ratio, share, 1, points=[0.06, 0.1, 0.2], limit=500)
     assert log_evidence_of_more(canary, n, share) == pytest.approx(math.log(integral), abs=1e-4)
+
+
+@pytest.mark.parametrize(("events", "trials", "rate"), [(0, 1000, 0.5), (20, 1000, 0.5), (3, 900, 0.25)])
+def test_far_fewer_events_are_bounded_from_below(events: int, trials: int, rate: float) -> None:
+    exact = log_evidence_of_more(events, trials, rate)
+    assert exact - 1.5 < _log_evidence_at_least(events, trials, rate) <= exact
+    assert math.isfinite(log_evidence_of_more(0, 100_000, 0.5))
 
 
 def test_looking_all_the_time_does_not_raise_false_alarms() -> None:

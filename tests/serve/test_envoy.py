@@ -74,7 +74,7 @@ def test_the_canary_falls_back_to_the_stable_predictor_and_not_the_other_way() -
         [part["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] for part in parts]
         for parts in (cluster["load_assignment"]["endpoints"] for cluster in envoy.clusters(pair))
     ]
-    assert ports == [[stable.port], [canary.port, stable.port]]
+    assert ports == 2 * [[stable.port]] + 2 * [[canary.port, stable.port]]  # by share, and when asked for
 
 
 def test_all_listens_on_loopback_only(tmp_path: Path) -> None:

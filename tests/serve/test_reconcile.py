@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -61,6 +64,48 @@ def under_load(gateway: str) -> Iterator[list[Load]]:
 
 def answers(loads: list[Load]) -> Counter[tuple[int, str | None]]:
     return sum((load.answers for load in loads), Counter())
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was replaced is kept for seconds only."""
+    monkeypatch.setattr("fti.serve.reconciler._KEPT_SECONDS", 3.0)
+
+
+@pytest.mark.parametrize("damage", ["modelFormat: sklearn", "a folder", "the gateway's files"])
+def test_nothing_that_breaks_ends_what_is_served(
+    settings: Settings, one_service: ModelPackage, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    publish(settings, tiny.write_other(tmp_path / "other", "multiclass"), "other")
+    with running(settings) as endpoints:
+        if damage == "a folder":
+            (settings.services / "backup.yaml").mkdir()
+        elif damage == "modelFormat: sklearn":
+            manifest = yaml.safe_load(manifest_path("other", settings).read_text())
+            manifest["spec"]["predictor"]["model"]["modelFormat"] = "sklearn"
+            manifest_path("other", settings).write_text(yaml.safe_dump(manifest))
+            until(lambda: "other.yaml cannot be served" in caplog.text)
+        else:
+            shutil.rmtree(settings.home / "envoy")
+            (settings.home / "envoy").write_text("in the way")
+            publish(settings, tiny.write_binary(tmp_path / "canary", bias=0.5), "late", percent=50)
+            until(lambda: "could not be written" in caplog.text or "File exists" in caplog.text)
+        for service, row in (("late", tiny.ROW), ("other", {"x": 1.0})):
+            assert httpx.post(endpoints[service], json={"instances": [row]}).status_code == 200
+
+
+def test_a_model_that_dies_after_its_promotion_gives_way_to_the_one_before(
+    settings: Settings, one_service: ModelPackage, tmp_path: Path
+) -> None:
+    new = tiny.write_binary(tmp_path / "new", bias=0.5)
+    with running(settings) as endpoints:
+        old_pid = actual(settings)["stable"]["pid"]
+        publish(settings, new, "late")
+        until(lambda: in_sync(settings))
+        os.kill(actual(settings)["stable"]["pid"], signal.SIGKILL)
+        until(lambda: actual(settings)["stable"]["pid"] == old_pid)
+        answer = post_many(endpoints["late"].removesuffix(V1), V1, BODY, 200).answers
+        assert answer == {(200, one_service.digest[:12]): 200}
 
 
 def test_a_canary_comes_moves_and_is_promoted_without_a_request_lost(
