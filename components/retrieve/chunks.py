@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 # Large enough for what every piece costs anew not to count, small beside what Feast and pandas need.
 _BYTES = 256 << 20
-_BATCHES = 8  # in each piece: columns of few parts are quick to gather from
+_BATCHES = 6  # in each piece: columns of few parts are quick to gather from
 
 
 def chunks(frame: "pl.LazyFrame", rows: int = 0) -> "Iterator[pl.DataFrame]":
@@ -20,15 +20,15 @@ def chunks(frame: "pl.LazyFrame", rows: int = 0) -> "Iterator[pl.DataFrame]":
     """
     import polars as pl
 
-    width = 8 * max(len(frame.collect_schema()), 1)
+    batch_rows = max(_BYTES // _BATCHES // 8 // max(len(frame.collect_schema()), 1), 1)
     # Where filters and renamings are all pushed into it, a scan reads ahead of its reader by gigabytes. A step that
     # cannot be pushed down bounds that.
     bounded = frame.map_batches(_unchanged, streamable=True)
     held: list[pl.DataFrame] = []
     height = size = 0
-    for batch in bounded.collect_batches(maintain_order=True, chunk_size=_BYTES // _BATCHES // width):
+    for batch in bounded.collect_batches(maintain_order=True, chunk_size=batch_rows):
         held.append(batch)
-        height, size = height + len(batch), size + batch.estimated_size()
+        height, size = height + len(batch), size + int(batch.estimated_size())
         if size >= _BYTES and height >= rows:
             yield _joined(held)
             height = size = 0

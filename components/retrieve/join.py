@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _ROW, _TIME, _CREATED, _KEY = "__row", "__time", "__created", "__key"
-_POSITION, _ORDER, _RANK = "__position", "__order", "__rank"
+_POSITION, _RANK = "__position", "__rank"
 _INT64 = 1 << 63
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
@@ -74,16 +74,14 @@ def asof_join(
     # Keys are numbered: whatever their types and number, they are compared as one small integer.
     numbers = asked.select(by).unique().with_row_index(_KEY) if by else None
     asked = _numbered(asked, numbers)
-    found = known.drop(by).collect_schema().to_frame().clear(len(asked))
+    found = known.drop(by).collect_schema().to_frame().clear(len(rows))
     for chunk in chunks(known, rows=len(asked)) if len(asked) else ():
         found = _update(found, asked, chunk, numbers, ttl, as_created=as_created)
         del chunk  # before the next one is gathered
     if ttl:
-        fresh = asked[_TIME] - found[_TIME] <= ttl
-        found = found.select(pl.when(fresh).then(pl.col(name)).alias(name) for name in features.values())
-    places = pl.repeat(None, len(rows), dtype=pl.UInt32, eager=True)
-    places = places.scatter(asked[_ROW], pl.int_range(len(asked), dtype=pl.UInt32, eager=True))
-    return found.select(pl.col(name).gather(places) for name in features.values())
+        fresh = rows.select(utc(pl.col(at), rows.schema[at]))[at] - found[_TIME] <= ttl
+        return found.select(pl.when(fresh).then(pl.col(name)).alias(name) for name in features.values())
+    return found.select(features.values())
 
 
 def _update(
@@ -102,19 +100,18 @@ def _update(
     assert isinstance(earliest, datetime) and isinstance(latest, datetime)  # noqa: S101
     start = asked[_TIME].search_sorted(earliest, "left")
     stop = asked[_TIME].search_sorted(min(latest, _LAST - ttl) + ttl, "right") if ttl else len(asked)
-    before = found[start:stop]
     times = [name for name in (_TIME, _CREATED) if name in chunk.columns]
     by = numbers.drop(_KEY).columns if numbers is not None else []
-    narrow = _numbered(chunk.select(pl.row_index(_POSITION), *by, *times), numbers)
-    position = _latest(asked[start:stop], narrow, as_created=as_created)
+    columns = [pl.row_index(_POSITION), *by, *times]
+    hits = _latest(asked[start:stop], _numbered(chunk.select(columns), numbers), as_created=as_created)
+    position = pl.repeat(None, len(found), dtype=pl.UInt32, eager=True).scatter(hits[_ROW], hits[_POSITION])
     after = chunk.select(pl.col(name).gather(position) for name in found.columns)
-    better = after[_TIME] >= before[_TIME]
+    better = after[_TIME] >= found[_TIME]
     if _CREATED in found.columns:
-        later = before[_CREATED].is_null() | (after[_CREATED] >= before[_CREATED])
-        better &= (after[_TIME] > before[_TIME]) | later
-    better |= before[_TIME].is_null()
-    chosen = (pl.when(better).then(after[name]).otherwise(pl.col(name)).alias(name) for name in found.columns)
-    return pl.concat([found[:start], before.select(chosen), found[stop:]], rechunk=True)
+        later = found[_CREATED].is_null() | (after[_CREATED] >= found[_CREATED])
+        better &= (after[_TIME] > found[_TIME]) | later
+    better |= found[_TIME].is_null()
+    return found.select(pl.when(better).then(after[name]).otherwise(pl.col(name)).alias(name) for name in found.columns)
 
 
 def _numbered(rows: "pl.DataFrame", numbers: "pl.DataFrame | None") -> "pl.DataFrame":
@@ -127,8 +124,8 @@ def _numbered(rows: "pl.DataFrame", numbers: "pl.DataFrame | None") -> "pl.DataF
     return rows.join(numbers, on=by, maintain_order="left").drop(by)
 
 
-def _latest(asked: "pl.DataFrame", known: "pl.DataFrame", *, as_created: bool) -> "pl.Series":
-    """The position in the piece of what each row finds there; null where it finds nothing."""
+def _latest(asked: "pl.DataFrame", known: "pl.DataFrame", *, as_created: bool) -> "pl.DataFrame":
+    """The position in the piece of what each row finds there, null where it finds nothing; in no order."""
     import polars as pl
 
     known = _grouped(known.sort(_CREATED, maintain_order=True) if _CREATED in known.columns else known)
@@ -137,14 +134,13 @@ def _latest(asked: "pl.DataFrame", known: "pl.DataFrame", *, as_created: bool) -
         ranked = known.with_columns(pl.row_index(_RANK), pl.max_horizontal(_TIME, _CREATED).alias(_TIME))
         holding = _grouped(ranked)
         known = holding.with_columns(known[_POSITION].gather(holding[_RANK].cum_max()))
-    joined = _grouped(asked.with_row_index(_ORDER)).join_asof(
+    return _grouped(asked).join_asof(
         known.select(_TIME, _KEY, _POSITION),
         on=_TIME,
         by=_KEY,
         strategy="backward",  # of equal times the last row, so the order above decides
         check_sortedness=False,  # both are sorted; Polars cannot verify it within groups
     )
-    return joined.sort(_ORDER)[_POSITION]
 
 
 def _grouped(rows: "pl.DataFrame") -> "pl.DataFrame":

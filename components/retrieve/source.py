@@ -1,6 +1,7 @@
 """Where Parquet tables lie, and reading them lazily: a file or a folder, local, on S3 or in Google's storage."""
 
 import glob
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileOptions, FileSource
 
-from fti.common.errors import FeatureStoreError
+from fti.common.errors import FeatureStoreError, FtiError
 from fti.common.feature_store import reason
 from fti.common.masking import masked
 
-_RETRIES = 6  # with growing pauses, a store that answers 503 gets some seconds to recover
+_RETRIES = 5  # with growing pauses: a store that answers 503 gets some seconds to recover
+_GCS_EMULATOR = "STORAGE_EMULATOR_HOST"
 _HIDDEN = (".", "_")
 
 
@@ -88,23 +90,33 @@ class Location:
         return options
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        """How Arrow reaches it: for listing and writing."""
+        """How Arrow reaches it, for listing and writing; and its path there."""
         if not self.is_remote:
             return pafs.LocalFileSystem(), self.uri
-        if self.uri.startswith("s3://"):
-            names = {
-                "AWS_ACCESS_KEY_ID": "access_key",
-                "AWS_SECRET_ACCESS_KEY": "secret_key",
-                "AWS_SESSION_TOKEN": "session_token",
-                "AWS_DEFAULT_REGION": "region",
-            }
-            options = {names[name]: value for name, value in self.credentials.items() if name in names}
-            if self.endpoint:
-                options["endpoint_override"] = self.endpoint
-            retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_RETRIES)
-            return pafs.S3FileSystem(**options, retry_strategy=retries), self.uri.removeprefix("s3://")
+        scheme, path = self.uri.split("://", 1)
+        if scheme == "s3":
+            return self._s3(), path
+        emulator = os.environ.get(_GCS_EMULATOR)
+        if scheme == "gs" and emulator:
+            host = emulator.removeprefix("http://")
+            return pafs.GcsFileSystem(anonymous=True, scheme="http", endpoint_override=host), path
         filesystem, path = pafs.FileSystem.from_uri(self.uri)
         return filesystem, path
+
+    def _s3(self) -> pafs.FileSystem:
+        names = {
+            "access_key": "AWS_ACCESS_KEY_ID",
+            "secret_key": "AWS_SECRET_ACCESS_KEY",
+            "session_token": "AWS_SESSION_TOKEN",
+            "region": "AWS_DEFAULT_REGION",
+        }
+        options = {option: self.credentials[name] for option, name in names.items() if name in self.credentials}
+        endpoint = self.endpoint or os.environ.get("AWS_ENDPOINT_URL")  # Arrow does not look there
+        if endpoint:
+            options["endpoint_override"] = endpoint
+        return pafs.S3FileSystem(
+            **options, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_RETRIES), connect_timeout=10
+        )
 
 
 def scan(location: Location) -> pl.LazyFrame:
@@ -117,6 +129,8 @@ def scan(location: Location) -> pl.LazyFrame:
         FeatureStoreError: There is nothing, or nothing readable.
     """
     with reading(location):
+        if not location.is_remote and location.is_folder:
+            _refuse_empty(location)
         frame = pl.scan_parquet(
             location.pattern,
             hive_partitioning=location.is_folder,
@@ -139,7 +153,9 @@ def reading(location: Location) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+    except FtiError:
+        raise
+    except Exception as error:  # besides Polars' and Arrow's own, those of whatever library finds credentials
         damaged = _damaged(location) if isinstance(error, pl.exceptions.ComputeError) else ""
         raise FeatureStoreError(
             f"the feature table {location.name!r} cannot be read at {damaged or location.uri}: {masked(reason(error))}",
@@ -160,7 +176,7 @@ def exists(location: Location) -> bool:
     if location.is_folder:
         return bool(files(location))
     filesystem, path = location.filesystem()
-    return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+    return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
 
 def schema_of(location: Location) -> pa.Schema | None:
@@ -175,6 +191,16 @@ def schema_of(location: Location) -> pa.Schema | None:
             names = files(location)
             return pq.read_schema(f"{path}/{names[-1]}", filesystem=filesystem) if names else None
         return pq.read_schema(path, filesystem=filesystem)
+
+
+def _refuse_empty(location: Location) -> None:
+    """Polars passes over files without a byte: rows would be missing, and nobody would know."""
+    for path in Path(location.uri).rglob("*.parquet"):
+        if not path.name.startswith(_HIDDEN) and path.stat().st_size == 0:
+            raise FeatureStoreError(
+                f"the feature table {location.name!r} cannot be read at {path}: it is empty",
+                remedy="Write that file again, or take it away",
+            )
 
 
 def _damaged(location: Location) -> str:

@@ -1,6 +1,7 @@
 """Times of whatever type as UTC, and the rows of a table within a span of them."""
 
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -41,23 +42,29 @@ def between(values: "pl.LazyFrame", time: str, start: datetime | None, end: date
     schema = values.collect_schema()
     pruned = time == _PARTITIONED and schema.get(_PARTITION) == pl.Date
     if start is not None:
-        values = values.filter(pl.col(_PARTITION) >= start.date() - _DAY) if pruned else values
+        start = _aware(start)
+        first = max(start.date(), date.min + _DAY) - _DAY
+        values = values.filter(pl.col(_PARTITION) >= first) if pruned else values
         values = values.filter(_compared(time, schema[time], start, later=True))
     if end is not None:
-        values = values.filter(pl.col(_PARTITION) <= end.date() + _DAY) if pruned else values
+        end = _aware(end)
+        last = min(end.date(), date.max - _DAY) + _DAY
+        values = values.filter(pl.col(_PARTITION) <= last) if pruned else values
         values = values.filter(_compared(time, schema[time], end, later=False))
     return values
+
+
+def _aware(instant: datetime) -> datetime:
+    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def _compared(time: str, dtype: "pl.DataType", instant: datetime, *, later: bool) -> "pl.Expr":
     """Compares in the column's own type where that is exact: statistics can be used only then."""
     import polars as pl
 
-    instant = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-    column = pl.col(time)
+    column, bound = utc(pl.col(time), dtype), pl.lit(instant)
     if isinstance(dtype, pl.Datetime) and dtype.time_unit == "us":
-        instant = instant.astimezone(ZoneInfo(dtype.time_zone or "UTC"))
-        bound = pl.lit(instant if dtype.time_zone else instant.replace(tzinfo=None), dtype=dtype)
-    else:
-        column, bound = utc(column, dtype), pl.lit(instant.astimezone(UTC))
+        with suppress(OverflowError):  # at the ends of the calendar there may be no such time in the other zone
+            local = instant.astimezone(ZoneInfo(dtype.time_zone or "UTC"))
+            column, bound = pl.col(time), pl.lit(local if dtype.time_zone else local.replace(tzinfo=None), dtype=dtype)
     return column >= bound if later else column <= bound

@@ -77,4 +77,4 @@ def _round() -> Any:
         helper.make_node("Identity", ["go"], ["on"]),
         helper.make_node("Sin", ["sum"], ["total"]),
     ]
-    return helper.makegraph(nodes, "round", inputs, outputs)
+    return helper.make_graph(nodes, "round", inputs, outputs)
