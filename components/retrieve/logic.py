@@ -105,7 +105,7 @@ def look_up(store: "FeatureStore", service: "FeatureService", rows: "pl.DataFram
     from fti.common.feature_store import reason
 
     try:
-        job = store.get_historical_features(entity_df=rows.to_pandas(), features=service, full_feature_names=True)
+        job = store.get_historical_features(entity_df=rows, features=service, full_feature_names=True)
         found = pl.DataFrame(pl.from_arrow(job.to_arrow()))
     except FeatureStoreError:
         raise
