@@ -33,7 +33,7 @@ def write_partitions(batches: "Iterable[pa.RecordBatch]", folder: Path, table: s
     rows = partitions = 0
     day, pieces = -1, list[pa.Table]()
     for batch in batches:
-        for piece_day, piece in _by_day(_with_utc(batch), table):
+        for piece_day, piece in _by_day(with_utc(pa.Table.from_batches([batch])), table):
             if piece_day != day and pieces:
                 _write(pieces, folder, day)
                 partitions, pieces = partitions + 1, []
@@ -46,10 +46,10 @@ def write_partitions(batches: "Iterable[pa.RecordBatch]", folder: Path, table: s
     return rows, partitions
 
 
-def _with_utc(batch: "pa.RecordBatch") -> "pa.Table":
+def with_utc(table: "pa.Table") -> "pa.Table":
+    """The table with `event_timestamp` in UTC microseconds."""
     import pyarrow as pa
 
-    table = pa.Table.from_batches([batch])
     position = table.schema.get_field_index(TIME)
     times = table.column(position)
     if times.type.tz is None:  # DuckDB works in UTC: a time without a zone is one

@@ -1,6 +1,8 @@
 """SQL transforms: one file for each table."""
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,7 @@ def add_view(connection: "duckdb.DuckDBPyConnection", table: str, path: str | Pa
 
 def add_helper(connection: "duckdb.DuckDBPyConnection", file: Path) -> None:
     """Runs a helper once; its result is a table for the transforms, named like the file."""
-    _run(connection, file, f"CREATE TEMP TABLE {quoted(file.stem)} AS\n", "")
+    run_file(connection, file, f"CREATE TEMP TABLE {quoted(file.stem)} AS\n", "")
 
 
 def select_ordered(connection: "duckdb.DuckDBPyConnection", file: Path) -> list[str]:
@@ -47,7 +49,7 @@ def select_ordered(connection: "duckdb.DuckDBPyConnection", file: Path) -> list[
     Raises:
         TransformError: The SQL fails, or gives no `event_timestamp` in UTC. Names file and line.
     """
-    described = _run(connection, file, "DESCRIBE\n", "").fetchall()
+    described = run_file(connection, file, "DESCRIBE\n", "").fetchall()
     types = {row[0]: row[1] for row in described}
     if not types.get(TIME, "").startswith("TIMESTAMP"):
         raise TransformError(
@@ -56,12 +58,40 @@ def select_ordered(connection: "duckdb.DuckDBPyConnection", file: Path) -> list[
             remedy=f"Add it to the SELECT of {file}",
         )
     order = ", ".join(quoted(column) for column in sorted(types, key=lambda column: (column != TIME, column)))
-    _run(connection, file, "FROM (\n", f"\n) ORDER BY {order}")
+    run_file(connection, file, "FROM (\n", f"\n) ORDER BY {order}")
     return list(types)
 
 
-def _run(connection: "duckdb.DuckDBPyConnection", file: Path, before: str, after: str) -> "duckdb.DuckDBPyConnection":
-    """Runs a file's SQL between one line before it and whatever comes after."""
+def tables_read(connection: "duckdb.DuckDBPyConnection", file: Path) -> set[str] | None:
+    """The names of tables in a file's SQL, those of its own CTEs among them; None where DuckDB cannot tell.
+
+    Raises:
+        TransformError: The file is not one statement.
+    """
+    sql = _statement(connection, file)
+    (tree,) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone() or ("{}",)
+    parsed = json.loads(tree)
+    return None if parsed.get("error") else set(_tables(parsed))
+
+
+def _tables(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("type") == "BASE_TABLE":
+            yield str(node["table_name"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _tables(child)
+
+
+def run_file(
+    connection: "duckdb.DuckDBPyConnection", file: Path, before: str, after: str
+) -> "duckdb.DuckDBPyConnection":
+    """Runs a file's SQL between one line before it and whatever comes after.
+
+    Raises:
+        TransformError: The SQL fails. Names file and line.
+    """
     import duckdb
 
     sql = _statement(connection, file).rstrip().rstrip(";")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from fti.common.duck import literal, quoted
 from fti.common.errors import ContractError, SourceError
+from fti.validate.conditions import reasons_sql, row_rules
 from fti.validate.contract import TYPES, Contract
-from fti.validate.rules import RAW, ROW, Rule, cast, check_rule, column_rules, unique_keys
+from fti.validate.rules import RAW, ROW, Rule, cast, unique_keys
 
 if TYPE_CHECKING:
     import duckdb
@@ -51,7 +52,7 @@ class Engine:
         self.output = {**{c.name: TYPES[c.type] for c in contract.columns}, **{c: self.source[c] for c in kept}}
         self.casts = {c.name: self.source[c.name] for c in contract.columns if self.source[c.name] != TYPES[c.type]}
         self._create_typed_view()
-        self.rules = self._row_rules()
+        self.rules = row_rules(connection, contract, TYPED, self.casts, self.output)
         self._duplicates = self._find_duplicates()
         self.rules += self._duplicates
         self._create_judged_view()
@@ -77,7 +78,8 @@ class Engine:
     def write_rejected(self, path: Path) -> None:
         """Writes the rejected rows as they came, each with the list of its reasons, in the order of the input."""
         columns = ", ".join(f"{self.as_it_came(name)} AS {quoted(name)}" for name in self.source)
-        self._copy(f"SELECT {columns}, {self._reasons} AS {REASONS} FROM {JUDGED} WHERE {BROKEN}", path)
+        texts = {_flag(index): rule.text for index, rule in enumerate(self.rules)}
+        self._copy(f"SELECT {columns}, {reasons_sql(texts)} AS {REASONS} FROM {JUDGED} WHERE {BROKEN}", path)
 
     def examples(self, rule: Rule, limit: int) -> tuple[list[str], list[tuple[object, ...]]]:
         """The first rows that break a rule: names of columns, those of the rule first, and rows."""
@@ -143,29 +145,6 @@ class Engine:
                 columns.append(f"{quoted(name)} AS {quoted(RAW + name)}")
         self.connection.execute(f"CREATE VIEW {TYPED} AS SELECT {', '.join(columns)} FROM {self._relation}")
 
-    def _row_rules(self) -> list[Rule]:
-        rules = list(column_rules(self.contract, self.casts))
-        for rule in rules:
-            self._require_sql(rule, f"columns.{rule.name}")
-        for check in self.contract.checks:
-            rules.append(check_rule(check, self.output))
-            self._require_sql(rules[-1], f"checks.{check.name}.sql")
-        return rules
-
-    def _require_sql(self, rule: Rule, where: str) -> None:
-        import duckdb
-
-        query = f"SELECT 1 FROM (FROM {TYPED} LIMIT 0) WHERE {rule.broken}"
-        allowed = "a boolean SQL expression over the columns of one row, or an RE2 pattern"
-        try:
-            # A contract comes from elsewhere: an expression must not close ours and begin a statement of its own.
-            if len(self.connection.extract_statements(query)) != 1:
-                raise ContractError(f"{self.contract.uri}: {where} holds several statements", allowed=allowed)
-            self.connection.execute(query)
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise ContractError(f"{self.contract.uri}: {where} cannot be used: {reason}", allowed=allowed) from error
-
     def _find_duplicates(self) -> list[Rule]:
         """One rule for each unique key. Only rows that break no other rule are compared; the first one stays."""
         fine = " AND ".join(f"NOT coalesce(({rule.broken}), false)" for rule in self.rules) or "true"
@@ -192,11 +171,6 @@ class Engine:
             f"CREATE VIEW {JUDGED} AS SELECT *, ({any_flag}) AS {BROKEN} "
             f"FROM (SELECT {', '.join(['*', *flags])} FROM {TYPED})"
         )
-
-    @property
-    def _reasons(self) -> str:
-        cases = (f"CASE WHEN {_flag(index)} THEN {literal(rule.text)} END" for index, rule in enumerate(self.rules))
-        return f"list_filter([{', '.join(cases)}]::VARCHAR[], lambda reason: reason IS NOT NULL)"
 
     def _copy(self, select: str, path: Path) -> None:
         # A scan keeps the order of its rows; the join that finds duplicates promises none.

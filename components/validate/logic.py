@@ -58,13 +58,14 @@ def validate(
         with atomic_file(valid) as valid_file, atomic_file(rejected) as rejected_file:
             engine.write_valid(valid_file)
             engine.write_rejected(rejected_file)
-            verdict = _verdict(engine, table, now or datetime.now(UTC))
+            verdict = judge(engine, table, now or datetime.now(UTC))
             write_report(verdict, engine, valid_file, report)
     _log.info("%s: %s of %s rows rejected", table or raw, f"{verdict.rejected:,}", f"{verdict.rows:,}")
     return verdict
 
 
-def _verdict(engine: Engine, table: str, now: datetime) -> Verdict:
+def judge(engine: Engine, table: str, now: datetime) -> Verdict:
+    """What is wrong with a table, row by row and as a whole, at a time."""
     rows, rejected, broken = engine.counts
     contract = engine.contract
     problems = [*_row_problems(contract, rows, rejected), *_freshness_problems(engine, now)]

@@ -15,10 +15,18 @@ from fti.validate.contract import ORDERED, TYPES, UNDECLARED, Check, Column, Con
 
 T = TypeVar("T")
 
+DURATION = "a number with m, h, d or w, such as 36h"
+
 _AGE = re.compile(r"(\d+)\s*(m|h|d|w)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _COLUMN_KEYS = ("type", "nullable", "min", "max", "allowed", "pattern", "unique", "description")
 _KEYS = ("description", "columns", "unique", "checks", "rows", "freshness", "undeclared", "max_reject_share")
+
+
+def duration(value: object) -> timedelta | None:
+    """A span of time as `DURATION` says, or None where it is none."""
+    match = _AGE.fullmatch(str(value).strip())
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
 
 
 def read_contract(uri: str, settings: Settings) -> Contract:
@@ -227,10 +235,10 @@ def _freshness(node: _Node, known: Mapping[str, Column]) -> Freshness:
     column = _known(keys["column"], known)
     if column.type not in {"date", "timestamp"}:
         keys["column"].fail(f"is {column.name!r} of type {column.type}", allowed="a column of type date or timestamp")
-    match = _AGE.fullmatch(str(keys["max_age"].value).strip())
-    if not match:
-        keys["max_age"].fail(f"is {keys['max_age'].value!r}", allowed="a number with m, h, d or w, such as 36h")
-    return Freshness(column.name, timedelta(**{_UNITS[match[2]]: int(match[1])}))
+    max_age = duration(keys["max_age"].value)
+    if max_age is None:
+        keys["max_age"].fail(f"is {keys['max_age'].value!r}", allowed=DURATION)
+    return Freshness(column.name, max_age)
 
 
 def _share(node: _Node) -> float:
