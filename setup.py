@@ -63,6 +63,11 @@ setup(
         "pyyaml>=6",
         "filelock>=3.16",
         "httpx>=0.27",
+        # The servers; kserve brings them too.
+        "orjson>=3.9",
+        "prometheus-client>=0.20",
+        "starlette>=0.40",
+        "uvicorn>=0.30",
     ],
     extras_require={
         # What a laptop needs to play the cluster: the gateway, and the data of the reference problem.

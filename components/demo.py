@@ -153,7 +153,8 @@ def _tell(figures: dict[str, Any], runs: list[Run], row: dict[str, Any], say: Sa
         "Traffic": f"{figures['requests']:,} requests, {figures['failed_requests']} failed; canary "
         f"{figures['canary_percent_asked']} % asked, {figures['canary_percent_seen']} % seen",
         "Reports": "  ".join(folders),
-        "Next": f"FTI_NOW={reference.DATA_END} fti serve   (.venv/bin/fti, or after `. .venv/bin/activate`), then ask it:",
+        "Next": f"FTI_NOW={reference.DATA_END} fti serve   "
+        "(.venv/bin/fti, or after `. .venv/bin/activate`), then ask it:",
         "Endpoint": url,
         "": f"curl -s {url} -H 'content-type: application/json' -d '{json.dumps({'instances': [row]})}'",
     }
