@@ -36,6 +36,8 @@ print("DONE", flush=True)
 """
 
 BLOCK = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
 from fti.common.settings import Settings
 from fti.serve.runner import running
 with running(Settings.from_env()):
