@@ -36,8 +36,9 @@ def rollout_command(service: str, steps: str, **options: Any) -> None:
 
     Exit codes: 0 promoted; 1 an error; 3 held, without evidence or interrupted; 4 rolled back; 5 superseded by a push.
     """
-    from fti.rollout.logic import PROMOTED, ROLLED_BACK, SUPERSEDED, Plan, Rollout
+    from fti.rollout.logic import PROMOTED, ROLLED_BACK, SUPERSEDED, Rollout
     from fti.rollout.metrics import GatewayMetrics
+    from fti.rollout.plan import Plan
     from fti.rollout.record import HELD, RUNNING
     from fti.rollout.report import write_report
     from fti.rollout.rules import Limits

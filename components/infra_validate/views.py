@@ -81,7 +81,7 @@ def read_table(
     features = [field.name for field in view.features]
     try:
         rows, lacking = _pull(store, lookup, features, start, end), []
-    except Exception:
+    except FeatureStoreError:
         now = datetime.now(UTC)
         _pull(store, lookup, [], now, now)  # says why, where the whole table cannot be read
         lacking = [feature for feature in features if not _has(store, lookup, feature, now)]

@@ -18,13 +18,12 @@ def materialize(feature_repo: str, metrics: Output[Metrics], end: str = "") -> N
             and the seconds in all.
         end: Until when, ISO 8601, UTC; empty for the latest event in the offline tables.
     """
-    from datetime import UTC, datetime
-
     from fti.common.settings import Settings
     from fti.materialize.logic import materialize
 
-    done = materialize(feature_repo, end, Settings.from_env())
+    settings = Settings.from_env()
+    done = materialize(feature_repo, end, settings)
     for view in done:
         metrics.log_metric(f"{view.view}_keys", view.keys)
-        metrics.log_metric(f"{view.view}_freshness", round((datetime.now(UTC) - view.end).total_seconds()))
+        metrics.log_metric(f"{view.view}_freshness", round((settings.clock() - view.end).total_seconds()))
     metrics.log_metric("seconds", round(sum(view.seconds for view in done), 3))

@@ -1,6 +1,5 @@
 """Ends the trial of a canary: it becomes stable, or it goes. Both may be repeated and interrupted at any time."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,8 +7,6 @@ from dataclasses import replace
 from fti.common.errors import BusyError, ConfigError, StorageError
 from fti.common.inference_service import Service, read_service, service_names, write_service
 from fti.common.settings import Settings
-
-log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 

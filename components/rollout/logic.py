@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, replace
 from threading import Event
 from time import monotonic
 
@@ -15,34 +15,15 @@ from fti.common.settings import Settings
 from fti.common.storage import read_text
 from fti.push.traffic import locked, promote, rollback
 from fti.rollout.metrics import Counts, Metrics, Reading
+from fti.rollout.plan import Plan, check_plan
 from fti.rollout.record import HELD, RUNNING, Record, interrupted_record, now, open_record
-from fti.rollout.rules import GUARDRAILS, Judgement, Limits, judge
+from fti.rollout.rules import Judgement, Limits, judge
 
 log = logging.getLogger(__name__)
 
 PROMOTED, ROLLED_BACK, SUPERSEDED = "promoted", "rolled_back", "superseded"
-LONGEST_MS = 10_000.0  # a try may take no longer anyway
+_ANOTHER = "another model or share was pushed, or the canary taken away"
 _POINTS = 400  # of the history, for the report
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a canary is rolled out.
-
-    Attributes:
-        steps: Shares of the traffic, percent, rising; at 0 it is a shadow, sent copies of all requests. The last is
-            kept until it has proved itself too.
-        step_seconds: How long a step may go on without evidence before the rollout is held.
-        missing_seconds: How long figures may be missing before the canary is taken back.
-        look_seconds: How often to look.
-        limits: What is asked of the canary.
-    """
-
-    steps: tuple[int, ...] = (0, 5, 25, 50, 100)
-    step_seconds: float = 3600.0
-    missing_seconds: float = 60.0
-    look_seconds: float = 1.0
-    limits: Limits = field(default_factory=Limits)
 
 
 Tell = Callable[[Record, Judgement | None], None]
@@ -97,7 +78,7 @@ class Rollout:
             judgement = None
             try:
                 if not _keep_share(record, percent, self._settings, plan.look_seconds):
-                    return _end(record, SUPERSEDED, "another model or share was pushed, or the canary taken away", None)
+                    return _end(record, SUPERSEDED, _ANOTHER, None)
                 judgement = self._look(record, percent)
             except (BusyError, ServingError, StorageError) as error:  # such as a push that goes on: no look now
                 log.info("%s", error)
@@ -128,8 +109,8 @@ class Rollout:
         if judgement.outcome != "success":
             self._take_back(record, judgement.reason, judgement)
         elif record.step + 1 == len(record.steps):
-            promote(record.service, self._settings, only=record.canary)
-            _end(record, PROMOTED, judgement.reason, judgement)
+            moved = promote(record.service, self._settings, only=record.canary)
+            _end(record, PROMOTED if moved else SUPERSEDED, judgement.reason if moved else _ANOTHER, judgement)
         else:
             record.decide(_described(record, "continue", judgement.reason, judgement))
             record.evidence = {finding.name: finding.log_evidence for finding in judgement.findings}
@@ -137,33 +118,8 @@ class Rollout:
             record.step, record.step_started, record.counts = record.step + 1, "", {}
 
     def _take_back(self, record: Record, reason: str, judgement: Judgement | None) -> None:
-        rollback(record.service, self._settings, only=record.canary)
-        _end(record, ROLLED_BACK, reason, judgement)
-
-
-def check_plan(plan: Plan) -> None:
-    """Refuses a plan that cannot be followed.
-
-    Raises:
-        ConfigError: Names what is wrong.
-    """
-    steps, limits = plan.steps, plan.limits
-    if not steps or list(steps) != sorted(set(steps)) or not all(0 <= step <= 100 for step in steps):
-        raise ConfigError(f"the steps are {list(steps)}", allowed="rising whole numbers from 0 to 100")
-    if steps == (100,):
-        raise ConfigError("the only step is 100 %", allowed="a step before it, beside the stable model")
-    for name in ("alpha", *GUARDRAILS.values()):
-        if not 0 < getattr(limits, name) < 1:
-            raise ConfigError(f"{name} is {getattr(limits, name)}", allowed="more than 0 and less than 1")
-    if not 0 < limits.latency_budget_ms <= LONGEST_MS:
-        raise ConfigError(
-            f"latency_budget_ms is {limits.latency_budget_ms}", allowed=f"more than 0, up to {LONGEST_MS}"
-        )
-    for name in ("step_seconds", "missing_seconds"):
-        if not getattr(plan, name) > 0:
-            raise ConfigError(f"{name} is {getattr(plan, name)}", allowed="more than 0")
-    if limits.min_requests < 1:
-        raise ConfigError(f"min_requests is {limits.min_requests}", allowed="1 or more")
+        moved = rollback(record.service, self._settings, only=record.canary)
+        _end(record, ROLLED_BACK if moved else SUPERSEDED, reason if moved else _ANOTHER, judgement)
 
 
 def _begin(service: str, plan: Plan, settings: Settings) -> Record:

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
-from http.client import HTTPConnection, HTTPException
 from typing import Any, Protocol
 
 from fti.common.inference_service import CANARY
 from fti.common.settings import Settings
+from fti.serve.admin import ask
 
 _STATS = (
     "/stats?filter=cluster.*upstream_rq_(time|completed|4xx|5xx|retry|retry_success)$"
@@ -99,9 +99,10 @@ class GatewayMetrics:
         )
 
     def _counts(self, port: int, clusters: Mapping[str, str]) -> dict[str, Counts] | None:
-        listed, stats = _ask(port, "/clusters?format=json"), _ask(port, _STATS)
-        if listed is None or stats is None:
+        said = [ask(port, path) for path in ("/clusters?format=json", _STATS)]
+        if not all(said):
             return None
+        listed, stats = map(json.loads, said)
         hosts = {cluster["name"]: cluster["host_statuses"] for cluster in listed.get("cluster_statuses", [])}
         if not set(clusters.values()) <= hosts.keys():
             return None
@@ -140,15 +141,3 @@ def _slow(stats: dict[str, Any], budget: float) -> dict[str, int]:
             within = next((b["cumulative"] for b in buckets if b["upper_bound"] >= budget), total)
             slow[name] = total - within
     return slow
-
-
-def _ask(port: int, path: str) -> dict[str, Any] | None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", path)
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
-        return answer
-    except (OSError, HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from http.client import HTTPConnection, HTTPException
 from time import monotonic
 
 import yaml
@@ -12,6 +11,7 @@ import yaml
 from fti.common.files import atomic_file
 from fti.common.settings import Settings
 from fti.serve import envoy
+from fti.serve.admin import ask
 from fti.serve.plan import Replica
 from fti.serve.ports import HOST
 from fti.serve.unit import Unit, fresh_log
@@ -122,11 +122,11 @@ class Gateway:
             scratch.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def _alive(self) -> bool:
-        return "LIVE" in self._ask("/ready")
+        return "LIVE" in ask(self.admin_port, "/ready")
 
     def _healthy_clusters(self) -> set[str]:
         """Clusters in use whose first endpoint answers; those that Envoy still prepares are not listed."""
-        listed = json.loads(self._ask("/clusters?format=json") or "{}").get("cluster_statuses", [])
+        listed = json.loads(ask(self.admin_port, "/clusters?format=json") or "{}").get("cluster_statuses", [])
         return {
             cluster["name"]
             for cluster in listed
@@ -134,15 +134,5 @@ class Gateway:
         }
 
     def _version_in_force(self) -> int:
-        version = self._ask("/stats?filter=rds.*version_text").partition('"')[2].partition('"')[0]
+        version = ask(self.admin_port, "/stats?filter=rds.*version_text").partition('"')[2].partition('"')[0]
         return int(version) if version.isdigit() else 0
-
-    def _ask(self, path: str) -> str:
-        connection = HTTPConnection(HOST, self.admin_port, timeout=0.5)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        except (OSError, HTTPException):
-            return ""
-        finally:
-            connection.close()

@@ -7,6 +7,7 @@ has replaced is kept for a while, and takes over again should the new one die.
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Event, Thread
 from time import monotonic
 
@@ -194,8 +195,9 @@ class Reconciler:
         whole = self._replicas(service)
         live = {replica.revision for replica in before}
         stable = next(replica for replica in whole if replica.variant == STABLE)
-        if stable.revision in live and not self._of(stable).unit.ready and service.name in self._kept:
-            return self._kept[service.name][0]  # it has died soon after it took over
+        earlier = self._earlier(service)
+        if earlier and stable.revision in live and not self._of(stable).unit.ready:
+            return earlier  # it has died soon after it took over
         if all(replica.revision in live or self._of(replica).unit.is_sound(now) for replica in whole):
             return whole
         canaries_failed = all(self._of(replica).failure for replica in whole if replica.variant != STABLE)
@@ -203,6 +205,12 @@ class Reconciler:
         if sound and len(whole) > 1 and canaries_failed:
             return self._replicas(Service(service.name, service.stable))
         return before
+
+    def _earlier(self, service: Service) -> list[Replica]:
+        """The stable predictor that this service's has replaced a moment ago, if it still answers."""
+        kept, _ = self._kept.get(service.name, ([], 0.0))
+        stable = [replica for replica in kept if replica.variant == STABLE and replica.revision != service.stable]
+        return [replace(each, percent=100) for each in stable if self._of(each).unit.ready]
 
     def _replicas(self, service: Service) -> list[Replica]:
         replicas = []
@@ -235,21 +243,15 @@ class Reconciler:
         state = self._state()
         if state == self._published:
             return
-        try:
-            write_state(state, self._settings)
-            self._write_statuses(state)
-            self._published = state
-        except (FtiError, OSError) as error:  # no reason to stop serving
-            log.warning("the state could not be written: %s", error)
+        write_state(state, self._settings)
+        self._write_statuses(state)
+        self._published = state
 
     def _write_statuses(self, state: State) -> None:
         for name, service in self._desired.items():
             live = state["services"].get(name, {}).get("revisions", {})
-            failures = {
-                variant: self._predictors.of((name, revision)).failure
-                for variant, (revision, _) in service.revisions().items()
-                if self._predictors.of((name, revision)).failure
-            }
+            whole = self._replicas(service)
+            failures = {each.variant: self._of(each).failure for each in whole if self._of(each).failure}
             before = self._statuses.get(name, {})
             status = status_of(service, live, failures, self._gateway.url(name), before)
             if status != before:

@@ -17,8 +17,9 @@ from fti.common.inference_service import CANARY, STABLE, read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.traffic import promote, rollback
-from fti.rollout.logic import PROMOTED, ROLLED_BACK, SUPERSEDED, Plan, Rollout
+from fti.rollout.logic import PROMOTED, ROLLED_BACK, SUPERSEDED, Rollout
 from fti.rollout.metrics import Counts, Reading
+from fti.rollout.plan import Plan
 from fti.rollout.record import HELD, Record, folder_of, read
 from fti.rollout.rules import Limits, judge
 from tests.serve import tiny

@@ -15,8 +15,9 @@ import pytest
 from fti.common.inference_service import Service, read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
-from fti.rollout.logic import PROMOTED, ROLLED_BACK, Plan, Rollout
+from fti.rollout.logic import PROMOTED, ROLLED_BACK, Rollout
 from fti.rollout.metrics import Counts, GatewayMetrics
+from fti.rollout.plan import Plan
 from fti.rollout.record import Record
 from fti.rollout.report import write_report
 from fti.rollout.rules import Judgement, Limits

@@ -20,6 +20,7 @@ from fti.common.errors import ServingError
 from fti.common.inference_service import manifest_path, read_service, write_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
+from fti.push.traffic import rollback
 from fti.serve.runner import running
 from fti.serve.status import State, read, read_state
 from tests.crds import check_inference_service
@@ -106,6 +107,21 @@ def test_a_model_that_dies_after_its_promotion_gives_way_to_the_one_before(
         until(lambda: actual(settings)["stable"]["pid"] == old_pid)
         answer = post_many(endpoints["late"].removesuffix(V1), V1, BODY, 200).answers
         assert answer == {(200, one_service.digest[:12]): 200}
+
+
+def test_a_canary_that_was_taken_back_never_stands_in_for_the_stable_model(
+    settings: Settings, one_service: ModelPackage, tmp_path: Path
+) -> None:
+    canary = tiny.write_binary(tmp_path / "canary", bias=0.5)
+    publish(settings, canary, "late", percent=20)
+    with running(settings) as endpoints:
+        rollback("late", settings)
+        until(lambda: in_sync(settings))
+        os.kill(actual(settings)["stable"]["pid"], signal.SIGKILL)
+        answer = post_many(endpoints["late"].removesuffix(V1), V1, BODY, 500).answers
+        assert canary.digest[:12] not in {revision for _, revision in answer}
+        until(lambda: in_sync(settings))
+        assert actual(settings).keys() == {"stable"}
 
 
 def test_a_canary_comes_moves_and_is_promoted_without_a_request_lost(

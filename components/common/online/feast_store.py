@@ -122,8 +122,7 @@ def _bounded(store: "FeatureStore") -> Any:
     online = store._get_provider().online_store
     config = store.config.online_store
     if type(config).__name__ == "RedisOnlineStoreConfig":
-        from fti.common.online.redis_store import client_of, reads_directly
+        from fti.common.online.redis_store import quick_client
 
-        if reads_directly(config):
-            online._client = client_of(config)
+        online._client = quick_client(config)
     return online

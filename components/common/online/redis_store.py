@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from fti.common.errors import FeatureStoreError, OnlineStoreError
 from fti.common.online.plan import Plan
+from fti.common.online.redis_client import client_of
 from fti.common.online.source import Asked, Fetched
 from fti.common.online.values import times
 
 if TYPE_CHECKING:
-    from redis import Connection, Redis
+    from redis import Connection
 
 # Seconds; `socket_connect_timeout` and `socket_timeout` in Feast's connection_string say otherwise.
-CONNECT_TIMEOUT = READ_TIMEOUT = 1.0
+_TIMEOUTS = {"socket_connect_timeout": 1.0, "socket_timeout": 1.0}
 
 
 class RedisSource:
@@ -30,7 +31,7 @@ class RedisSource:
     """
 
     def __init__(self, plan: Plan, config: Any) -> None:
-        self._client = client_of(config)
+        self._client = quick_client(config)
         self._project = plan.project.encode()
         self._plan = plan
         self._fields = [_fields(plan, key) for key in range(len(plan.keys))]
@@ -110,35 +111,12 @@ def reads_directly(config: Any) -> bool:
     return str(config.redis_type.value) != "redis_cluster"
 
 
-def client_of(config: Any) -> "Redis":
-    """A client of Feast's Redis whose every wait ends.
-
-    Args:
-        config: Feast's settings of its Redis store.
-
-    Raises:
-        FeatureStoreError: The connection string cannot be used.
-    """
-    from feast.infra.online_stores.redis import RedisOnlineStore
-    from redis import Redis, Sentinel
+def quick_client(config: Any) -> Any:
+    """A client that fails rather than waits: a prediction hangs on it."""
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    try:
-        nodes, options = RedisOnlineStore._parse_connection_string(config.connection_string)
-        limits = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": READ_TIMEOUT}
-        options = {**limits, "retry": Retry(NoBackoff(), 0), **options}
-        if config.redis_type.value == "redis_sentinel":
-            hosts = [(node["host"], int(node["port"])) for node in nodes]
-            client: Redis = Sentinel(hosts, **options).master_for(config.sentinel_master)  # type: ignore[no-untyped-call]
-        else:
-            client = Redis(host=nodes[0]["host"], port=int(nodes[0]["port"]), **options)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise FeatureStoreError(
-            f"the connection_string of the online store cannot be used: {type(error).__name__}",
-            allowed="host:port[,option=value...], as Feast documents it",
-        ) from None  # it may hold a password
-    return client
+    return client_of(config, _TIMEOUTS, Retry(NoBackoff(), 0))
 
 
 def _fields(plan: Plan, key: int) -> list[bytes]:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from fti.common.errors import FeatureStoreError, OnlineStoreError
+from fti.common.errors import OnlineStoreError
 from fti.common.online.encoding import stamps
 from fti.common.online.keys import key_head
+from fti.common.online.redis_client import client_of
 from fti.common.online.redis_scripts import REMOVE, WRITE
 from fti.common.online.rows import Rows, micros_of
 from fti.common.online.writer import Written, ignore
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Keys in one call of a script, during which Redis answers nobody else: about 0.3 ms.
 _KEYS = 100
 _ROUND_TRIP = 10_000  # keys
-_TIMEOUTS = {"socket_connect_timeout": 5, "socket_timeout": 30}  # seconds
+_TIMEOUTS = {"socket_connect_timeout": 5.0, "socket_timeout": 30.0}  # seconds
 
 
 class RedisWriter:
@@ -149,25 +150,11 @@ def _reason(error: Exception) -> str:
     return masked(reason(error)).rpartition("of pipeline caused error: ")[2]
 
 
-def _client(store: Any) -> Any:
-    """Feast's own client, with timeouts and few retries unless the profile says otherwise."""
-    from feast.infra.online_stores.redis import RedisOnlineStore
+def _client(config: Any) -> Any:
     from redis.backoff import ExponentialBackoff
     from redis.retry import Retry
 
-    said = store.connection_string
-    added = [f"{name}={seconds}" for name, seconds in _TIMEOUTS.items() if f"{name}=" not in said]
-    try:
-        client = RedisOnlineStore()._get_client(
-            store.model_copy(update={"connection_string": ",".join([said, *added])})
-        )
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise FeatureStoreError(
-            f"the connection_string of the online store cannot be used: {type(error).__name__}",
-            allowed="host:port[,option=value...], as Feast documents it",
-        ) from None  # it may hold a password
-    client.set_retry(Retry(ExponentialBackoff(cap=1, base=0.1), 3))
-    return client
+    return client_of(config, _TIMEOUTS, Retry(ExponentialBackoff(cap=1, base=0.1), 3))
 
 
 def _fields(view: str, features: list[str]) -> list[bytes]:
