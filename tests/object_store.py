@@ -15,20 +15,30 @@ from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError
 
 ACCESS_KEY, SECRET_KEY = "fti-test", "s3cr3t-of-the-tests"
+READER_KEY, READER_SECRET = "fti-reader", "s3cr3t-of-the-reader"  # may read the bucket
 BUCKET = "fti-tests"
 _PORTS = ("master", "volume", "filer", "s3", "admin")
 
 
 @contextmanager
-def object_store(folder: Path) -> Iterator[str]:
-    """Runs `weed mini` and yields its S3 endpoint, with the bucket `BUCKET` made."""
-    identity = {
-        "name": "tests",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
+def object_store(folder: Path, *more: str) -> Iterator[str]:
+    """Runs `weed mini` and yields its S3 endpoint, with the bucket `BUCKET` made.
+
+    Args:
+        folder: Where it keeps its data.
+        more: Further options of its command.
+    """
     config = folder / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
+    config.write_text(
+        json.dumps(
+            {
+                "identities": [
+                    _account("tests", ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
+                    _account("reader", READER_KEY, READER_SECRET, [f"Read:{BUCKET}", f"List:{BUCKET}"]),
+                ]
+            }
+        )
+    )
     ports = free_ports(2 * len(_PORTS))
     named = dict(zip(_PORTS, ports, strict=False))
     options = [f"-{name}.port={port}" for name, port in named.items()]
@@ -42,7 +52,7 @@ def object_store(folder: Path) -> Iterator[str]:
     ]
     fixed = [f"-s3.config={config}", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     with (folder / "weed.log").open("w") as log:
-        process = subprocess.Popen([*command, *fixed, *options], stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen([*command, *fixed, *options, *more], stdout=log, stderr=log, cwd=folder)
     try:
         endpoint = f"127.0.0.1:{named['s3']}"
         _make_bucket(process, endpoint, folder / "weed.log")
@@ -54,6 +64,10 @@ def object_store(folder: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _account(name: str, access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:
+    return {"name": name, "credentials": [{"accessKey": access_key, "secretKey": secret_key}], "actions": actions}
 
 
 def free_ports(count: int) -> list[int]:

@@ -117,6 +117,7 @@ def _file_system(source: str, settings: Settings, endpoint: str) -> "tuple[FileS
     options: dict[str, Any] = {"endpoint_override": address.netloc, "scheme": address.scheme} if address.netloc else {}
     if settings.s3_access_key:
         options |= {"access_key": settings.s3_access_key, "secret_key": settings.s3_secret_key}
+        options |= {"session_token": settings.s3_session_token} if settings.s3_session_token else {}
     if settings.s3_region or address.netloc:
         options["region"] = settings.s3_region or "us-east-1"  # else Amazon would be asked where the bucket is
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=3)

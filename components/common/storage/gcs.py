@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fti.common.errors import StorageError
+from fti.common.errors import BusyError, StorageError
 from fti.common.files import atomic_file
 
 if TYPE_CHECKING:
     from google.cloud.storage import Client
 
 _TIMEOUT = (10, 120)  # seconds to connect, and between two bytes
+_CHUNK = 16 * 1024 * 1024  # bytes; one of them is in memory
 
 
 class GcsStore:
@@ -38,11 +39,18 @@ class GcsStore:
             blob.download_to_filename(str(scratch), raw_download=True, timeout=_TIMEOUT, retry=_retry())
 
     def put(self, path: Path, bucket: str, key: str) -> None:
-        """Writes a file as an object."""
+        """Writes a file as an object; a large one in chunks, so that it goes on where it was cut off."""
+        self._upload(path, bucket, key)
+
+    def version(self, bucket: str, key: str) -> str:
+        """What changes whenever an object is written; empty where there is none."""
         with _errors(f"gs://{bucket}/{key}", bucket):
-            self._client.bucket(bucket).blob(key).upload_from_filename(
-                str(path), checksum="crc32c", timeout=_TIMEOUT, retry=_retry()
-            )
+            blob = self._client.bucket(bucket).get_blob(key, timeout=_TIMEOUT, retry=_retry())
+            return str(blob.generation) if blob else ""
+
+    def replace(self, path: Path, bucket: str, key: str, version: str) -> None:
+        """Writes a file as an object if that still has a version; else it is a BusyError."""
+        self._upload(path, bucket, key, if_generation_match=int(version or 0))
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         """Removes objects; those that are absent already are no error."""
@@ -54,6 +62,12 @@ class GcsStore:
                     self._client.bucket(bucket).blob(key).delete(timeout=_TIMEOUT, retry=_retry())
                 except NotFound:
                     continue
+
+    def _upload(self, path: Path, bucket: str, key: str, **condition: int) -> None:
+        large = path.stat().st_size > _CHUNK
+        with _errors(f"gs://{bucket}/{key}", bucket):
+            blob = self._client.bucket(bucket).blob(key, chunk_size=_CHUNK if large else None)
+            blob.upload_from_filename(str(path), checksum="crc32c", timeout=_TIMEOUT, retry=_retry(), **condition)
 
     @cached_property
     def _client(self) -> "Client":
@@ -70,7 +84,7 @@ def _retry() -> object:
 
 @contextmanager
 def _errors(uri: str, bucket: str) -> Iterator[None]:
-    from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, Unauthorized
+    from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, PreconditionFailed, Unauthorized
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption
     from requests.exceptions import RequestException  # type: ignore[import-untyped]
@@ -81,6 +95,8 @@ def _errors(uri: str, bucket: str) -> Iterator[None]:
         raise StorageError(
             f"{uri} does not exist, or there is no bucket {bucket!r}", remedy="Check the bucket and the key"
         ) from error
+    except PreconditionFailed as error:
+        raise BusyError(f"{uri} has just been written by another", remedy="Run it again") from error
     except (Forbidden, Unauthorized) as error:
         raise StorageError(
             f"{uri} is denied by Google Cloud Storage ({error.code})", remedy="Check the account's rights to the bucket"

@@ -29,6 +29,12 @@ class ObjectStore(Protocol):
     def put(self, path: Path, bucket: str, key: str) -> None:
         """Writes a file as an object; readers see the old object or the new one."""
 
+    def version(self, bucket: str, key: str) -> str:
+        """What changes whenever an object is written; empty where there is none."""
+
+    def replace(self, path: Path, bucket: str, key: str, version: str) -> None:
+        """Writes a small file as an object if that still has a version; else raises BusyError and writes nothing."""
+
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         """Removes objects; those that are absent already are no error."""
 
@@ -86,18 +92,23 @@ def download_tree(store: ObjectStore, location: Location, folder: Path) -> Path:
 def publish_dir(store: ObjectStore, folder: Path, location: Location) -> None:
     """Makes a prefix hold exactly a folder's files. `checksums.json`, if any, is written last and vouches for the rest.
 
+    Of two who publish different folders to the same place at once, one is refused; until it has been run again, those
+    who verify checksums may refuse what lies there, and never take a mixture for a whole.
+
     Raises:
         StorageError: A file cannot be written, or the URI is a whole bucket.
+        BusyError: Another has published to the same place meanwhile.
     """
     if not location.key.strip("/"):
         raise StorageError(f"{location.uri_of('')} is a whole bucket", allowed="a key within it, to be replaced")
     prefix = location.key.rstrip("/") + "/"
     if _is_published(store, folder, location.bucket, prefix):
         return
+    before = store.version(location.bucket, prefix + _LAST)
     names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     _each(sorted(names - {_LAST}), lambda name: store.put(folder / name, location.bucket, prefix + name))
     if _LAST in names:
-        store.put(folder / _LAST, location.bucket, prefix + _LAST)
+        store.replace(folder / _LAST, location.bucket, prefix + _LAST, before)
     store.delete(location.bucket, [key for key in below(store, location) if key.removeprefix(prefix) not in names])
 
 
