@@ -4,7 +4,7 @@ BIN := .venv/bin
 # uv does not read pip's find-links by itself.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help demo test check fix golden bench lock clean
+.PHONY: help demo test check fix golden bench lock lists images images-gpu sbom base clean
 help:
 	@echo "make demo    the whole loop on real flights, to a served canary"
 	@echo "make test    everything that must pass: checks, then tests"
@@ -13,6 +13,8 @@ help:
 	@echo "make golden  rewrite component.yaml and the golden pipelines from the code"
 	@echo "make bench   measure the steps and print a table"
 	@echo "make lock    resolve the newest allowed versions into requirements.lock"
+	@echo "make lists   the packages of each image, from requirements.lock"
+	@echo "make images  build the images (docs/images.md); images-gpu, sbom, base"
 	@echo "make clean   remove .venv and .fti"
 
 demo: .venv/ready
@@ -20,7 +22,7 @@ demo: .venv/ready
 
 test: check
 	$(BIN)/python -m pytest -m "not slow" -n 2
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -33,6 +35,7 @@ fix: .venv/ready
 
 golden: .venv/ready
 	$(BIN)/fti compile --in-place --output tests/golden
+	$(BIN)/fti compile loop --resources gpu --output tests/golden/gpu
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/steps.py
@@ -41,6 +44,43 @@ lock: .venv/ready
 	rm -f requirements.lock
 	$(BIN)/uv pip compile setup.py --extra local --extra explain --extra tracing --extra dev --python-version 3.11 --no-header --no-annotate -q -o requirements.lock
 	sed -i 's/+cpu//' requirements.lock
+
+# What each image holds: images/*.in, in the versions of requirements.lock, with hashes. On CPUs torch comes from
+# PyTorch's own index, or from where UV_FIND_LINKS points to.
+LISTS := tools predictor predictor-full steps train
+LIST = $(BIN)/uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --constraint requirements.lock --excludes images/excludes.txt
+lists: .venv/ready
+	for list in $(LISTS); do $(LIST) $(if $(UV_FIND_LINKS),,--torch-backend cpu) images/$$list.in -o images/$$list.txt; done
+	env -u UV_FIND_LINKS $(LIST) images/predictor-gpu.in -o images/predictor-gpu.txt
+	env -u UV_FIND_LINKS $(LIST) images/train.in -o images/train-gpu.txt
+
+# Images: REGISTRY/<target>:<version of the library>. docs/images.md tells what else can be set.
+DOCKER ?= docker
+BASE ?= python:3.11-slim
+REGISTRY ?= kfp-fti
+TORCH_BACKEND ?= cpu
+IMAGES ?= predictor steps train
+VERSION := $(shell sed -n 's/^ *version="\(.*\)",/\1/p' setup.py)
+BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build --network host --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) --build-arg UV_TORCH_BACKEND=$(TORCH_BACKEND) \
+	$(if $(CA),--secret id=ca$(comma)src=$(CA)) $(if $(PIP_CONF),--secret id=pip$(comma)src=$(PIP_CONF)) \
+	$(if $(UV_CONF),--secret id=uv$(comma)src=$(UV_CONF)) $(BUILD_FLAGS)
+comma := ,
+
+images:
+	for image in $(IMAGES); do $(BUILD) --target $$image --tag $(REGISTRY)/$$image:$(VERSION) . || exit 1; done
+
+images-gpu:
+	$(MAKE) images IMAGES="predictor-gpu train-gpu"
+
+sbom:
+	for image in $(IMAGES); do \
+		$(BUILD) --build-arg SBOM_OF=$$image --target sbom --output dist . && mv dist/sbom.json dist/$$image-$(VERSION).cdx.json \
+		|| exit 1; done
+
+base:
+	DOCKER=$(DOCKER) sh images/base.sh kfp-fti/base:bookworm
 
 clean:
 	rm -rf .venv .fti

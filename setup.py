@@ -27,13 +27,15 @@ setup(
     },
     packages=PACKAGES,
     package_data={
-        "": ["py.typed", "*.yaml", "*.html", "*.css"],
+        "": ["py.typed", "*.yaml", "*.html", "*.css", "*.lua"],
         "fti.feature_repo": ["*.yaml", "contracts/*.yaml", "sql/*.sql"],
     },
     install_requires=[
         # Fixed by the project.
         "kfp>=2.17,<3",
+        "kfp-kubernetes>=2.17,<3",
         "kserve>=0.21,<0.22",
+        "kubernetes>=30,<31",  # kfp's own range
         "feast[redis,postgres]>=0.67,<0.68",  # the offline-store plugin interface moves between minors
         "torch>=2.5",
         "scikit-learn>=1.7",
@@ -83,9 +85,12 @@ setup(
             "hypothesis",
             "ibis-framework[duckdb]",  # Feast's DuckDB store, to compare with
             "import-linter",
+            "ipykernel",
+            "ipython",
             "jsonschema",
             "kubernetes-validate",
             "mypy",
+            "nbclient",
             "pandas-stubs<3",
             "psutil",
             "pytest",

@@ -28,10 +28,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from fti.common.feature_store import open_store  # noqa: E402
+from fti.common.model_package import ModelPackage, Signature, write_package  # noqa: E402
 from fti.common.online.keys import entity_keys  # noqa: E402
 from fti.common.online.plan import Plan, make_plan  # noqa: E402
 from fti.common.online.reader import open_reader  # noqa: E402
 from fti.common.settings import Settings  # noqa: E402
+from fti.common.tables import Feature  # noqa: E402
 from tests.servers import redis_server  # noqa: E402
 
 ROWS = (1, 10, 100)
@@ -284,17 +286,9 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@contextmanager
-def predictor(folder: Path, store: Any) -> Iterator[tuple[int, int]]:
-    """A predictor process on a model that adds its inputs up; yields its port and process id."""
-    import subprocess
-    from urllib.request import urlopen
-
+def write_sum(folder: Path, store: Any) -> ModelPackage:
+    """A model that adds its inputs up, those of the service `eight`."""
     from onnx import TensorProto, helper
-
-    from fti.common.model_package import Signature, write_package
-    from fti.common.tables import Feature
-    from tests.object_store import free_ports
 
     names = open_reader(store, "eight", lambda: NOW).kinds
     inputs = tuple(Feature(name, "float32", name.replace("__", ":")) for name in names)
@@ -309,7 +303,7 @@ def predictor(folder: Path, store: Any) -> Iterator[tuple[int, int]]:
     signature = Signature(
         name="bench", task="regression", inputs=inputs, label="y", entity_keys=keys, feature_service="eight"
     )
-    write_package(
+    return write_package(
         folder / "package",
         signature=signature,
         onnx=model.SerializeToString(),
@@ -318,11 +312,22 @@ def predictor(folder: Path, store: Any) -> Iterator[tuple[int, int]]:
         provenance={},
         card="# Sum\n",
     )
+
+
+@contextmanager
+def predictor(folder: Path, store: Any) -> Iterator[tuple[int, int]]:
+    """A predictor process on a model that adds its inputs up; yields its port and process id."""
+    import subprocess
+    from urllib.request import urlopen
+
+    from tests.object_store import free_ports
+
+    write_sum(folder, store)
     port, grpc_port = free_ports(2)
     command = [sys.executable, "-m", "fti.serve.predictor", f"--package={folder}/package", "--name=bench"]
     command += [f"--feature_repo={folder}/repo", f"--http_port={port}", f"--grpc_port={grpc_port}"]
-    command += ["--host=127.0.0.1", f"--now={NOW.isoformat()}"]
-    environ = {**os.environ, "FTI_HOME": str(folder / "home")}
+    command += ["--host=127.0.0.1"]
+    environ = {**os.environ, "FTI_HOME": str(folder / "home"), "FTI_NOW": NOW.isoformat()}
     process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60

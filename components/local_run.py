@@ -186,9 +186,8 @@ def _explained(run: Run, error: Exception) -> FtiError:
     if failed is None:
         reason = masked(" ".join(str(error).split()))[:500]
         return ConfigError(f"the pipeline could not be run: {reason}", remedy="Check its parameters: fti run … --help")
-    task = failed.name.split()[0].replace("_", "-")  # as KFP names its folder
-    if any(run.folder.glob(f"steps/**/{task}/report")):
-        where.insert(0, f"Its report: {run.folder / 'reports'}")
+    if any(run.folder.glob("steps/**/report")):
+        where.insert(0, f"The reports: {run.folder / 'reports'}")
     said = (
         f"{failed.name}: {failed.error}" if failed.error else f"{failed.name} failed in a way that it did not foresee"
     )

@@ -8,6 +8,7 @@ from fti.featurize.component import featurize
 from fti.ingest.component import ingest
 from fti.materialize.component import materialize
 from fti.pipelines import reference
+from fti.require.component import require
 from fti.step import uncached
 from fti.validate.component import validate
 
@@ -28,5 +29,6 @@ def features(
     with dsl.ParallelFor(tables, parallelism=2) as entry:
         raw = uncached(ingest(source=entry.source, table=entry.table, null_values=null_values))
         checked = uncached(validate(raw=raw.outputs["raw"], contract=entry.contract))
+        uncached(require(verdict=checked.outputs["Output"]))  # a refusal fails the loop, and featurize never starts
     computed = uncached(featurize(tables=dsl.Collected(checked.outputs["valid"]), feature_repo=feature_repo))
     uncached(materialize(feature_repo=feature_repo)).after(computed)

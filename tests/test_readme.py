@@ -118,7 +118,7 @@ def test_the_commands_after_the_demo_work(demo: str, served: str, work: Path) ->
     for command in told:
         if command not in (". .venv/bin/activate", "fti serve") and not command.startswith("export "):
             run(command, work)
-    assert len(list((work / "compiled").rglob("*.yaml"))) == 13
+    assert len(list((work / "compiled").rglob("*.yaml"))) == 15
     assert "canary   20 %" in run("fti status", work).stdout
 
 

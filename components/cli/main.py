@@ -6,11 +6,14 @@ import click
 
 from fti.cli.compile import compile_command
 from fti.cli.demo import demo_command
+from fti.cli.doctor import doctor_command
 from fti.cli.features import features_command
 from fti.cli.rollout import rollout_command
 from fti.cli.run import run_command
+from fti.cli.schedule import schedule_command
 from fti.cli.serving import predict_command, promote_command, rollback_command, serve_command, status_command
 from fti.cli.stream import stream_command
+from fti.cli.upload import follow_command, upload_command
 from fti.common.errors import FtiError
 
 
@@ -28,7 +31,10 @@ def cli() -> None:
       fti serve             serve what has been pushed, behind one address
       fti predict NAME      ask a served model
       fti rollout NAME      take its canary to all of the traffic or back, on evidence
+      fti doctor            what is missing, on this machine or on a cluster
       fti compile           write every pipeline and component as YAML for Kubeflow
+      fti upload            the pipelines to Kubeflow; fti run loop --cluster runs one there
+      fti schedule          start them by the clock
 
     All state lies under ./.fti (or $FTI_HOME) and can be deleted.
     """
@@ -37,6 +43,9 @@ def cli() -> None:
 for command in (
     run_command,
     compile_command,
+    upload_command,
+    follow_command,
+    schedule_command,
     features_command,
     serve_command,
     stream_command,
@@ -46,6 +55,7 @@ for command in (
     rollback_command,
     rollout_command,
     demo_command,
+    doctor_command,
 ):
     cli.add_command(command)
 

@@ -8,8 +8,14 @@ from typing import Any
 import click
 
 from fti.common.errors import ConfigError
-from fti.common.settings import Settings
+from fti.common.settings import LOCAL, Settings
 from fti.serve.ports import DEFAULT_PORT
+
+
+def _bake_seconds() -> float:
+    from fti.serve.kept import BAKE_SECONDS
+
+    return BAKE_SECONDS
 
 
 @click.command("serve")
@@ -20,7 +26,15 @@ from fti.serve.ports import DEFAULT_PORT
     show_default=True,
     help="The gateway's port on 127.0.0.1; 0 lets the system choose.",
 )
-def serve_command(services: tuple[str, ...], port: int) -> None:
+@click.option(
+    "--bake",
+    default=_bake_seconds,
+    show_default="10 minutes",
+    type=click.FloatRange(min=0),
+    help="Seconds for which the stable model that was replaced last stays in memory, to take over should the new one "
+    "die; for half a minute at least.",
+)
+def serve_command(services: tuple[str, ...], port: int, bake: float) -> None:
     """Serve the pushed InferenceServices until Ctrl-C, and take over whatever is pushed meanwhile.
 
     Each revision is a KServe model server of its own; Envoy in front splits the traffic as the manifest asks.
@@ -33,7 +47,7 @@ def serve_command(services: tuple[str, ...], port: int) -> None:
             click.echo(f"{name}: {url}")
         click.echo("Ready. Ask with `fti predict NAME`; stop with Ctrl-C.")
 
-    serve(Settings.from_env(), names=list(services), port=port, on_ready=ready)
+    serve(Settings.from_env(), names=list(services), port=port, on_ready=ready, bake_seconds=bake)
 
 
 @click.command("predict")
@@ -42,7 +56,8 @@ def serve_command(services: tuple[str, ...], port: int) -> None:
     "--rows", type=click.File("r"), help="A JSON list of rows, each a map from column to value; - reads stdin."
 )
 @click.option("--variant", type=click.Choice(["stable", "canary"]), help="Reach this variant instead of the split.")
-def predict_command(service: str, rows: Any, variant: str | None) -> None:
+@click.option("--unit", default="", help="Whom the rows are about: the same unit sees the same variant each time.")
+def predict_command(service: str, rows: Any, variant: str | None, unit: str) -> None:
     """Ask a served model; without --rows, with the examples that its package carries.
 
     A row needs either every feature, or the entity keys by which the server finds the features itself.
@@ -51,7 +66,7 @@ def predict_command(service: str, rows: Any, variant: str | None) -> None:
 
     settings = Settings.from_env()
     instances = _parsed(rows) if rows else examples(settings, service)
-    answer = predict(settings, service, instances, variant=variant)
+    answer = predict(settings, service, instances, variant=variant, unit=unit)
     click.echo(json.dumps(answer, indent=2))
 
 
@@ -90,7 +105,7 @@ def _end_trial(service: str, end: Callable[[str, Settings], bool], done: str) ->
 
     settings = Settings.from_env()
     ended = end(service, settings)
-    served = wait_in_sync(service, settings)
+    served = settings.serving != LOCAL or wait_in_sync(service, settings)  # a cluster has done it by now
     where = "and it is served so" if served else "`fti serve` takes it over"
     click.echo(f"{service}: {done}, {where}." if ended else f"{service} has no canary; nothing to do.")
 
@@ -122,6 +137,8 @@ def _described(state: dict[str, Any]) -> str:
             same = {key: live.get(key) for key in desired} == desired and live.get("ready")
             state_now = "ready" if same else "not yet served" if state["pid"] else "pushed"
             lines.append(f"  {variant:<7} {desired['percent']:>3} %  {desired['revision']}  {state_now}")
+        if actual.get("kept"):
+            lines.append(f"  earlier          {actual['kept']}  kept to take over again")
         if state["pid"] and not service["in_sync"]:
             served = (f"{variant} {of['percent']} % {of['revision']}" for variant, of in actual["revisions"].items())
             lines.append(f"  now served: {', '.join(served) or 'nothing'}")

@@ -13,6 +13,7 @@ FtiError
 ├── PackageError           a model package that is incomplete, unreadable or tampered with
 ├── UnblessedModelError    a model pushed without the blessing of an evaluation
 ├── ServingError           the local serving of an InferenceService fails
+├── PipelinesError         Kubeflow Pipelines refuses or does not answer, or a run there failed
 └── BusyError              somebody else holds what this needs: a run, a port
 """
 
@@ -94,3 +95,7 @@ class ServingError(FtiError):
 
 class BusyError(FtiError):
     """Somebody else holds what this needs: a run, a port."""
+
+
+class PipelinesError(FtiError):
+    """Kubeflow Pipelines refuses or does not answer, or a run there failed."""

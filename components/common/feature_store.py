@@ -23,22 +23,23 @@ _RACES = 40  # more than the registry has tables and indexes
 _services: "WeakKeyDictionary[FeatureStore, dict[str, FeatureService]]" = WeakKeyDictionary()
 
 
-def open_store(feature_repo: str, settings: Settings) -> "FeatureStore":
+def open_store(feature_repo: str, settings: Settings, *, offline: bool = True) -> "FeatureStore":
     """Opens the feature store that a Feast repository describes.
 
     Args:
         feature_repo: Folder with `feature_store.yaml`, by path or URI. `FTI_PROFILE` names another profile of it.
         settings: Fill `FTI_HOME` and `FTI_OFFLINE_URI`, which profiles and views refer to.
+        offline: Whether the offline store will be asked; without it less is loaded, and needs to be installed.
 
     Raises:
         ConfigError: There is no such profile, or it refers to a variable that is not set.
         FeatureStoreError: Feast refuses the profile, or the registry cannot be reached.
     """
     with local_copy(feature_repo, settings) as repo:
-        return _open(repo.absolute(), settings)
+        return _open(repo.absolute(), settings, offline)
 
 
-def _open(repo: Path, settings: Settings) -> "FeatureStore":
+def _open(repo: Path, settings: Settings, offline: bool) -> "FeatureStore":
     os.environ["FTI_HOME"] = str(settings.home)
     os.environ["FTI_OFFLINE_URI"] = settings.offline_uri
     file = profile_of(repo, os.environ)
@@ -48,6 +49,10 @@ def _open(repo: Path, settings: Settings) -> "FeatureStore":
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
+    if not offline:
+        from fti.common.no_offline_store import NO_OFFLINE_STORE
+
+        profile = {**profile, "offline_store": {"type": NO_OFFLINE_STORE}}
     try:
         config = RepoConfig(**profile)
         config.repo_path = repo

@@ -3,8 +3,11 @@
     model.onnx          what is served: inputs `numeric` and `categorical`, output `probability` or `value`
     model.skops         the native model (scikit-learn), or
     model.safetensors   its weights, with `model.json`, its shape (torch)
+    program.json        in place of all these, with `program.safetensors`, its weights: what is served of a torch model
+                        that has no ONNX form (see `fti.common.torch_backend`)
     signature.json      names, types and order of inputs and outputs
     examples.json       a few rows and the answers that belong to them
+    background.json     rows to which explanations compare, by column; absent in packages that were written by hand
     provenance.json     data digests, algorithm, hyperparameters, seed, versions, metrics
     card.md             the same, for people
     checksums.json      the SHA-256 of every other file; its own SHA-256 is the package's digest
@@ -15,6 +18,7 @@ No file in a package is ever executed or unpickled. Nothing in it depends on whe
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -26,12 +30,14 @@ Task = Literal["binary", "multiclass", "regression"]
 Label = str | int | bool | float
 
 ONNX = "model.onnx"
+PROGRAM, WEIGHTS = "program.json", "program.safetensors"
 SIGNATURE = "signature.json"
 EXAMPLES = "examples.json"
+BACKGROUND = "background.json"
 PROVENANCE = "provenance.json"
 CARD = "card.md"
 CHECKSUMS = "checksums.json"
-REQUIRED = (ONNX, SIGNATURE, EXAMPLES, PROVENANCE, CARD)
+REQUIRED = (SIGNATURE, EXAMPLES, PROVENANCE, CARD)
 _REMEDY = "Train the model again, or copy the whole package from where it was written"
 
 
@@ -59,12 +65,12 @@ class Signature:
     entity_keys: tuple[str, ...] = ()
     feature_service: str = ""
 
-    @property
+    @cached_property
     def numeric(self) -> tuple[str, ...]:
         """The names of the columns of `numeric`, in order."""
         return tuple(feature.name for feature in self.inputs if feature.dtype != "string")
 
-    @property
+    @cached_property
     def categorical(self) -> tuple[str, ...]:
         """The names of the columns of `categorical`, in order."""
         return tuple(feature.name for feature in self.inputs if feature.dtype == "string")
@@ -90,37 +96,59 @@ class ModelPackage:
 
     @property
     def onnx(self) -> Path:
-        """The file to serve."""
+        """The graph to serve; absent where torch serves."""
         return self.path / ONNX
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The names of the files that make up what is served: the graph, or the torch program and its weights."""
+        return (ONNX,) if self.onnx.is_file() else (PROGRAM, WEIGHTS)
+
+    def background(self) -> dict[str, list[Any]]:
+        """Rows of the training data, each input a list of one value a row: what explanations compare to.
+
+        Raises:
+            PackageError: The package has none, or other columns than its signature.
+        """
+        path = self.path / BACKGROUND
+        if not path.is_file():
+            raise PackageError(f"the model package {self.path} has no {BACKGROUND}", remedy="Train the model again")
+        rows = _json(path)
+        if rows.keys() != {feature.name for feature in self.signature.inputs}:
+            raise PackageError(f"{path} has other columns than the signature", remedy=_REMEDY)
+        return rows
 
 
 def write_package(
     path: str | Path,
     *,
     signature: Signature,
-    onnx: bytes,
     native: Mapping[str, bytes],
     examples: Mapping[str, object],
     provenance: Mapping[str, object],
     card: str,
+    onnx: bytes = b"",
+    background: Mapping[str, list[object]] | None = None,
 ) -> ModelPackage:
     """Writes a model package, whole or not at all, and loads it.
 
     Args:
         path: The folder to write; replaced when it exists.
         signature: What the model takes and gives.
-        onnx: The serialised graph.
         native: File names and contents of the native model, in a safe format.
         examples: See `ModelPackage.examples`.
         provenance: See the module. Must not hold times or places, so that equal models have equal digests.
         card: The model card, Markdown.
+        onnx: The serialised graph; empty where a torch program among `native` is what is served.
+        background: See `ModelPackage.background`.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
     files = {
         **native,
-        ONNX: onnx,
+        **({ONNX: onnx} if onnx else {}),
+        **({BACKGROUND: json.dumps(background, sort_keys=True, allow_nan=False).encode()} if background else {}),
         SIGNATURE: as_json(asdict(signature)),
         EXAMPLES: as_json(examples),
         PROVENANCE: as_json(provenance),
@@ -169,11 +197,14 @@ def _verify(folder: Path) -> None:
     found = {
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
     }
-    for name in sorted({*expected, *REQUIRED} - found):
+    required = {*REQUIRED, *((PROGRAM, WEIGHTS) if PROGRAM in expected else (ONNX,))}
+    if {ONNX, PROGRAM} <= expected.keys():
+        raise PackageError(f"{folder} holds both {ONNX} and {PROGRAM}", allowed="one to serve", remedy=_REMEDY)
+    for name in sorted({*expected, *required} - found):
         raise PackageError(f"{name} is missing from the model package {folder}", remedy=_REMEDY)
     for name in sorted(found - {*expected, CHECKSUMS}):
         raise PackageError(f"{name} does not belong to the model package {folder}", remedy=_REMEDY)
-    for name in sorted({*expected, *REQUIRED}):
+    for name in sorted({*expected, *required}):
         if sha256_of(folder / name) != expected.get(name):
             raise PackageError(f"{name} of the model package {folder} differs from its checksum", remedy=_REMEDY)
 

@@ -163,7 +163,9 @@ def serving(
         memory_limit_mb: Of its memory, MiB.
     """
     revision = Revision(package.digest, str(package.path), scratch.feature_repo if scratch else "")
-    environ = {**child_environ(replace(settings, now=None)), **({PROFILE: str(scratch.profile)} if scratch else {})}
+    # What it answers on trial belongs neither into the log of predictions nor into traces.
+    environ = {**child_environ(replace(settings, now=None, inference_log_uri="")), "OTEL_SDK_DISABLED": "true"}
+    environ |= {PROFILE: str(scratch.profile)} if scratch else {}
     with Ports() as ports:
         port = ports.reserve()
         child = Child(command(_NAME, revision, port, ports.reserve()), log, environ)

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,16 @@ from fti.common.inference_service import (
     Revision,
     Service,
     check_name,
-    manifest_path,
     pushed,
     read_service,
+    wait_in_force,
+    where,
     write_service,
 )
-from fti.common.model_package import load_package
+from fti.common.model_package import ModelPackage, load_package
 from fti.common.settings import Settings
 from fti.common.storage import publish_dir
+from fti.push.endpoint import try_examples
 from fti.push.traffic import locked
 
 log = logging.getLogger(__name__)
@@ -58,6 +63,7 @@ def push(
         UnblessedModelError: The blessing is absent, refused, or was given to another model.
         StorageError: The package or the manifest cannot be written.
         BusyError: Another push to this service goes on.
+        ServingError: On a cluster: the model does not come up; what served before serves on.
     """
     check_name(service)
     percent = _checked_percent(canary_percent)
@@ -72,8 +78,17 @@ def push(
         current = read_service(service, settings)
         after = pushed(current, service, revision, percent)
         if after != current:
-            write_service(after, settings)
-    return _announced(after, current, revision, percent, manifest_path(service, settings))
+            write_service(after, settings, _probe(package, service))
+        else:  # an earlier push may have been interrupted before it was in force
+            wait_in_force(after, settings)
+    return _announced(after, current, revision, percent, where(service, settings))
+
+
+def _probe(package: ModelPackage, service: str) -> Callable[[str], None] | None:
+    """What tries the model where it runs; only a pod reaches it there."""
+    if "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return None
+    return partial(try_examples, package, service)
 
 
 def write_endpoint(endpoint: dict[str, Any], path: str | Path) -> None:
@@ -118,7 +133,7 @@ def _absolute(feature_repo: str) -> str:
 
 
 def _announced(
-    after: Service, before: Service | None, revision: Revision, percent: int, manifest: Path
+    after: Service, before: Service | None, revision: Revision, percent: int, manifest: str
 ) -> dict[str, Any]:
     variant = STABLE if after.stable == revision else CANARY
     share = after.revisions()[variant][1]
@@ -133,5 +148,5 @@ def _announced(
         "digest": revision.digest,
         "percent": share,
         "storageUri": revision.storage_uri,
-        "manifest": str(manifest),
+        "manifest": manifest,
     }

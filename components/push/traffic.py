@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from fti.common.errors import BusyError, ConfigError, StorageError
 from fti.common.inference_service import Service, read_service, service_names, write_service
-from fti.common.settings import Settings
+from fti.common.settings import LOCAL, Settings
 
 LOCK_SECONDS = 60.0
 
@@ -26,7 +25,7 @@ def promote(name: str, settings: Settings, only: str = "") -> bool:
         ConfigError: The service was never pushed.
         BusyError: Another change of this service goes on.
     """
-    return _change(name, settings, only, lambda service: Service(service.name, service.canary or service.stable))
+    return _change(name, settings, only, Service.promoted)
 
 
 def rollback(name: str, settings: Settings, only: str = "") -> bool:
@@ -44,12 +43,12 @@ def rollback(name: str, settings: Settings, only: str = "") -> bool:
         ConfigError: The service was never pushed.
         BusyError: Another change of this service goes on.
     """
-    return _change(name, settings, only, lambda service: replace(service, canary=None, canary_percent=0, shadow=False))
+    return _change(name, settings, only, Service.rolled_back)
 
 
 @contextmanager
 def locked(service: str, settings: Settings, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Holds a service's manifest: changes come one after another.
+    """Holds a service's manifest: changes come one after another. A cluster refuses what is based on an old state.
 
     Raises:
         BusyError: Another change takes too long.
@@ -57,6 +56,9 @@ def locked(service: str, settings: Settings, seconds: float = LOCK_SECONDS) -> I
     """
     from filelock import FileLock, Timeout
 
+    if settings.serving != LOCAL:
+        yield
+        return
     path = settings.services / f".{service}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

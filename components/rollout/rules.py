@@ -1,4 +1,4 @@
-"""What the counts of one step say: go on, take it back, wait, or do not trust them."""
+"""What a step has seen, judged: go on, take it back, wait, or do not trust the figures."""
 
 import math
 from collections.abc import Mapping
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fti.common.inference_service import CANARY, STABLE
-from fti.rollout.metrics import Counts
-from fti.rollout.sequential import log_evidence, log_evidence_of_more, rate_bounds
+from fti.rollout.counters import FAILURES, REFUSALS, REQUESTS, SCORES, SENT, SLOW
+from fti.rollout.findings import Finding, Seen, band_of
+from fti.rollout.guardrails import Guardrail, Outcome, Rate, Shift, Staleness
+from fti.rollout.outcomes import Goal
+from fti.rollout.sequential import log_evidence, log_evidence_of_more
 
-Outcome = Literal["success", "failure", "inconclusive", "mismatch"]
-
-GUARDRAILS = {"failures": "failure_margin", "refusals": "refusal_margin", "slow": "slow_margin"}
 _MISMATCH_ALPHA = 0.001
+MISSING_COPIES = 0.05  # of a shadow's requests: more is a mismatch
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is asked of a canary.
+    """What is asked of a canary. A margin of 1 lets anything pass: that guardrail is off.
 
     Attributes:
         alpha: The probability of a false rollback, and of a false promotion, each over the whole rollout.
@@ -25,7 +26,13 @@ class Limits:
         failure_margin: By how much the canary's share of failed requests may exceed the stable model's, 0 to 1.
         refusal_margin: The same for requests answered 4xx: a canary may ask for more than callers send.
         slow_margin: The same for requests over the latency budget.
+        staleness_margin: The same for rows looked up without a fresh value, for each feature view.
+        shift_margin: How far the distribution of scores may be from the stable model's: the largest difference of the
+            shares of scores above any cut-off. A new model may differ; one that answers a constant differs more.
         min_requests: How many requests the canary must have had in each step.
+        requests_of_unit: The most requests of one unit in a step, where splits are sticky; where the inference log
+            names units, what it shows counts if it is more.
+        goal: What the canary shall be good for, measured on outcomes.
     """
 
     alpha: float = 0.05
@@ -33,35 +40,28 @@ class Limits:
     failure_margin: float = 0.02
     refusal_margin: float = 0.02
     slow_margin: float = 0.05
+    staleness_margin: float = 0.05
+    shift_margin: float = 0.3
     min_requests: int = 200
+    requests_of_unit: int = 1
+    goal: Goal | None = None
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What is known of one guardrail.
-
-    Attributes:
-        name: `failures`, `refusals` or `slow`.
-        canary: The canary's rate and its bounds.
-        stable: The stable model's.
-        log_evidence: Of harm, over all steps so far; `log(guardrails / alpha)` or more is a failure.
-        excess: The most by which the canary's rate may exceed the stable model's, as far as is known.
-        margin: By how much it may.
-        outcome: success, failure or inconclusive.
-    """
-
-    name: str
-    canary: tuple[float, float, float]
-    stable: tuple[float, float, float]
-    log_evidence: float
-    excess: float
-    margin: float
-    outcome: Outcome
+    def guardrails(self) -> tuple[Guardrail, ...]:
+        """All that are not off."""
+        rails = (
+            Rate(FAILURES, "Requests not answered at the first try", self.failure_margin),
+            Rate(REFUSALS, "Requests answered 4xx", self.refusal_margin),
+            Rate(SLOW, "Requests over the latency budget", self.slow_margin),
+            Staleness(self.staleness_margin),
+            Shift(self.shift_margin),
+        )
+        kept = tuple(rail for rail in rails if rail.margin < 1)
+        return (*kept, Outcome(self.goal)) if self.goal else kept
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a step's counts say together.
+    """What a step's figures say together.
 
     Attributes:
         outcome: One failure is a failure; success only where all succeed; mismatch where the split is not as asked.
@@ -69,77 +69,76 @@ class Judgement:
         findings: Of each guardrail.
     """
 
-    outcome: Outcome
+    outcome: Literal["success", "failure", "inconclusive", "mismatch"]
     reason: str
     findings: tuple[Finding, ...]
 
 
-def judge(counts: Mapping[str, Counts], percent: int, limits: Limits, evidence: Mapping[str, float]) -> Judgement:
+def judge(seen: Seen, limits: Limits, evidence: Mapping[str, float]) -> Judgement:
     """Judges a step.
 
-    Harm is tested given how many requests went wrong at all: without harm each of them is the canary's with the
-    probability of its share of the traffic, whatever the rate is and however it moves with the hour of the day. That
-    the canary is no worse than the margin is read off the bounds of both rates.
-
     Args:
-        counts: Variant -> its counts in this step.
-        percent: The canary's share of the traffic; 0 where it is a shadow, which is sent every request too.
+        seen: The figures of this step.
         limits: What is asked.
-        evidence: Guardrail -> log evidence of harm from the steps before.
+        evidence: Finding -> log evidence of harm from the steps before.
     """
-    canary, stable = counts[CANARY], counts[STABLE]
-    findings = tuple(_finding(name, counts, percent, limits, evidence.get(name, 0.0)) for name in GUARDRAILS)
-    if mismatch := _mismatch(canary.requests, canary.requests + stable.requests, percent):
+    rails = limits.guardrails()
+    alpha = limits.alpha / len(rails) / 2  # half for the steps beside the stable model, half for the one at 100 %
+    findings = tuple(finding for rail in rails for finding in rail.findings(seen, alpha, evidence))
+    if mismatch := _mismatch(seen):
         return Judgement("mismatch", mismatch, findings)
     for finding in findings:
-        if finding.outcome == "failure":
-            return Judgement("failure", _harm(finding), findings)
-    if canary.requests < limits.min_requests:
-        return Judgement("inconclusive", f"{canary.requests} of {limits.min_requests} requests", findings)
-    for finding in findings:
-        if finding.outcome == "inconclusive":
-            reason = f"{finding.name}: up to {finding.excess:.2%} more than stable; allowed {finding.margin:.2%}"
-            return Judgement("inconclusive", reason, findings)
+        if finding.verdict == "failure":
+            return Judgement("failure", finding.harm(), findings)
+    if doubt := _doubt(seen, limits, findings):
+        return Judgement("inconclusive", doubt, findings)
     return Judgement("success", "no guardrail is worse than its margin", findings)
 
 
-def _finding(name: str, counts: Mapping[str, Counts], percent: int, limits: Limits, evidence: float) -> Finding:
-    # Half of alpha for the steps beside the stable model, half for the one at 100 %.
-    alpha, margin = limits.alpha / len(GUARDRAILS) / 2, getattr(limits, GUARDRAILS[name])
-    of_canary, of_stable = getattr(counts[CANARY], name), getattr(counts[STABLE], name)
-    canary = _rate(of_canary, counts[CANARY].requests, alpha / 2)
-    stable = _rate(of_stable, counts[STABLE].requests, alpha / 2)
-    if percent == 100:  # nobody to compare with at the same time: stable is what it was before
-        worse = canary[1] > stable[2]
-    else:
-        evidence += log_evidence_of_more(of_canary, of_canary + of_stable, _share(percent))
-        worse = evidence >= -math.log(alpha)
-    excess = canary[2] - stable[1]
-    outcome: Outcome = "success" if excess <= margin else "failure" if worse else "inconclusive"
-    return Finding(name, canary, stable, evidence, excess, margin, outcome)
+def _doubt(seen: Seen, limits: Limits, findings: tuple[Finding, ...]) -> str:
+    """Why the step cannot end well yet; empty where it can."""
+    canary = seen.counts[CANARY]
+    if canary[REQUESTS] < limits.min_requests:
+        return f"{canary[REQUESTS]} of {limits.min_requests} requests"
+    if limits.staleness_margin < 1 and not canary.group(SCORES):
+        return "the canary's predictor has not said what it counts"
+    if not seen.percent and _missing_copies(seen)[2] > MISSING_COPIES:
+        return f"up to {_missing_copies(seen)[2]:.1%} of its copies are missing; allowed {MISSING_COPIES:.0%}"
+    return next((finding.doubt() for finding in findings if finding.needed and finding.verdict == "inconclusive"), "")
 
 
-def _mismatch(canary: int, requests: int, percent: int) -> str:
-    """Why the split cannot be the one that was asked; empty where it can. A shadow answers in its own time."""
-    if percent in {0, 100} or log_evidence(canary, requests, percent / 100) < -math.log(_MISMATCH_ALPHA):
+def _mismatch(seen: Seen) -> str:
+    """Why the figures cannot come from the split that was asked, so that nothing follows; empty where they can."""
+    if seen.percent == 0:
+        return _copies_lost(seen)
+    if seen.percent == 100:
         return ""
-    seen = 100 * canary / requests
-    return f"the canary got {seen:.1f} % of the requests, not {percent} %: it cannot be compared"
+    outcomes, (canary, stable) = seen.outcomes, (seen.counts[variant][REQUESTS] for variant in (CANARY, STABLE))
+    known = {variant: moments.n for variant, moments in outcomes.means.items()}
+    splits = {
+        "requests": (canary, stable, seen.requests_of_unit),
+        "units": (outcomes.units.get(CANARY, 0), outcomes.units.get(STABLE, 0), 1.0),
+        "known outcomes": (known.get(CANARY, 0), known.get(STABLE, 0), 1.0),
+    }
+    for what, (mine, others, weight) in splits.items():
+        total = mine + others
+        blur = seen.blur if what == "requests" else 0
+        nearest = min(max(seen.share * total, mine - blur), mine + blur)  # to what was asked
+        if log_evidence(nearest / weight, total / weight, seen.share) >= -math.log(_MISMATCH_ALPHA):
+            share = 100 * mine / total
+            return f"the canary got {share:.1f} % of the {what}, not {seen.percent} %: it cannot be compared"
+    return ""
 
 
-def _share(percent: int) -> float:
-    """The canary's share of all answers, those of a shadow included."""
-    return percent / 100 if percent else 0.5
+def _copies_lost(seen: Seen) -> str:
+    lost, sent, _ = _missing_copies(seen)
+    if log_evidence_of_more(lost, sent, MISSING_COPIES) < -math.log(_MISMATCH_ALPHA):
+        return ""
+    return f"{lost:,.0f} of {sent:,.0f} copies of requests never arrived: a shadow that misses some cannot be judged"
 
 
-def _rate(events: int, requests: int, alpha: float) -> tuple[float, float, float]:
-    events = min(events, requests)
-    low, high = rate_bounds(events, requests, alpha)
-    return (events / requests if requests else math.nan, low, high)
-
-
-def _harm(finding: Finding) -> str:
-    return (
-        f"{finding.name}: {finding.canary[0]:.2%} of the canary's requests against {finding.stable[0]:.2%} of the "
-        f"stable model's; evidence {math.exp(min(finding.log_evidence, 50)):.3g}"
-    )
+def _missing_copies(seen: Seen) -> tuple[float, float, float]:
+    """How many copies of requests have not been sent to a shadow, of how many, and the upper bound of their share."""
+    sent = seen.counts[STABLE][SENT]
+    lost = max(0, sent - seen.counts[CANARY][SENT])
+    return float(lost), float(sent), band_of(lost, sent, 1.0, _MISMATCH_ALPHA)[2]

@@ -1,6 +1,6 @@
 """Statistics that stay valid however often one looks: mixture sequential tests and a confidence sequence.
 
-Everything here is about yes-or-no outcomes of single requests, and exact: no normal approximation, which fails where
+Everything here is about outcomes of kinds (yes or no; buckets), and exact: no normal approximation, which fails where
 errors are rare. A test statistic is a mixture likelihood ratio: a nonnegative martingale that starts at 1 while the
 null hypothesis holds, so by Ville's inequality it ever reaches 1/alpha with probability at most alpha.
 
@@ -8,17 +8,23 @@ Sources: Robbins, "Statistical methods related to the law of the iterated logari
 for the mixtures; Johari, Koomen, Pekelis, Walsh, "Always valid inference", Operations Research 70 (2022), for the
 mixture SPRT in online experiments; Howard, Ramdas, McAuliffe, Sekhon, "Time-uniform, nonparametric, nonasymptotic
 confidence sequences", Ann. Stat. 49 (2021); Lindon, Malek, "Anytime-valid inference for multinomial count data",
-NeurIPS 2022, for the sample-ratio mismatch.
+NeurIPS 2022, for the sample-ratio mismatch and for kinds.
+
+Counts may be fractions: where at most M observations belong together (rows of one request, requests of one user) and
+fall to one variant together, they count 1/M each. A likelihood ratio r of one observation becomes r^x, 0 <= x <= 1,
+which is convex in x, so its expectation under the null hypothesis is at most 1 where it is 1 at x = 0 and at x = 1.
 """
 
 import math
+from collections.abc import Sequence
 
 _RATE_PRIOR = (0.5, 0.5)  # Jeffreys': narrow where rates are near 0, as error rates are
 _SHARE_PRIOR = (1.0, 1.0)
+_SPREAD = 20.0  # of the canary's share among kinds: 20 observations weigh as much as the prior
 _TOLERANCE = 1e-12
 
 
-def log_evidence(events: int, trials: int, rate: float) -> float:
+def log_evidence(events: float, trials: float, rate: float) -> float:
     """The log of the evidence against one rate, on both sides: a mixture SPRT with a uniform prior.
 
     Args:
@@ -34,7 +40,7 @@ def log_evidence(events: int, trials: int, rate: float) -> float:
     return _log_marginal(events, trials, _SHARE_PRIOR) - _log_likelihood(events, trials, rate)
 
 
-def log_evidence_of_more(events: int, trials: int, rate: float) -> float:
+def log_evidence_of_more(events: float, trials: float, rate: float) -> float:
     """The log of the evidence that something happens more often than at a rate.
 
     The mixture is over the rates above the null's only, so a lower rate never looks like evidence.
@@ -53,7 +59,26 @@ def log_evidence_of_more(events: int, trials: int, rate: float) -> float:
     return log_evidence(events, trials, rate) + math.log(posterior) - math.log(prior)
 
 
-def rate_bounds(events: int, trials: int, alpha: float) -> tuple[float, float]:
+def log_evidence_of_difference(canary: Sequence[float], stable: Sequence[float], share: float) -> float:
+    """The log of the evidence that two variants' observations are distributed otherwise over kinds.
+
+    Given how many observations are of each kind, each is the canary's with the probability of its share where the
+    distributions are equal, whatever they are and however they move with the hour. The mixture takes that probability
+    as Beta-distributed around the share, for each kind by itself.
+
+    Args:
+        canary: How many of the canary's observations are of each kind.
+        stable: How many of the stable model's.
+        share: The canary's share of all observations, between 0 and 1.
+    """
+    prior = (_SPREAD * share, _SPREAD * (1 - share))
+    return sum(
+        _log_marginal(mine, mine + other, prior) - _log_likelihood(mine, mine + other, share)
+        for mine, other in zip(canary, stable, strict=True)
+    )
+
+
+def rate_bounds(events: float, trials: float, alpha: float) -> tuple[float, float]:
     """A confidence sequence for a rate: all rates that a mixture test has not rejected.
 
     Args:
@@ -77,12 +102,12 @@ def rate_bounds(events: int, trials: int, alpha: float) -> tuple[float, float]:
 
     # The evidence against a rate is least at the rate that was seen, where it is below the limit.
     middle = min(max(events / trials, _TOLERANCE), 1 - _TOLERANCE)
-    low = brentq(refuted, _TOLERANCE, middle) if events else 0.0
-    high = brentq(refuted, middle, 1 - _TOLERANCE) if events < trials else 1.0
+    low = brentq(refuted, _TOLERANCE, middle) if refuted(_TOLERANCE) > 0 else 0.0
+    high = brentq(refuted, middle, 1 - _TOLERANCE) if refuted(1 - _TOLERANCE) > 0 else 1.0
     return float(low), float(high)
 
 
-def _log_evidence_at_least(events: int, trials: int, rate: float) -> float:
+def _log_evidence_at_least(events: float, trials: float, rate: float) -> float:
     """A bound from below for where far fewer events were seen: the likelihood only falls beyond the rate."""
     slope = (trials - events) / (1 - rate) - events / rate
     step = min(1 / slope, (1 - rate) / 2)
@@ -90,13 +115,13 @@ def _log_evidence_at_least(events: int, trials: int, rate: float) -> float:
     return math.log(step) + fall - math.log(1 - rate)
 
 
-def _log_marginal(events: int, trials: int, prior: tuple[float, float]) -> float:
+def _log_marginal(events: float, trials: float, prior: tuple[float, float]) -> float:
     """The log likelihood of the events, averaged over a Beta prior."""
     a, b = prior
     return _log_beta(a + events, b + trials - events) - _log_beta(a, b)
 
 
-def _log_likelihood(events: int, trials: int, rate: float) -> float:
+def _log_likelihood(events: float, trials: float, rate: float) -> float:
     return events * math.log(rate) + (trials - events) * math.log1p(-rate)
 
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from fti.common.errors import ConfigError, ServingError
 from fti.common.inference_service import read_service, service_names
 from fti.common.settings import Settings
 from fti.serve.protocol import REVISION_HEADER
+from fti.serve.routes import UNIT_HEADER, VARIANT_HEADER
 from fti.serve.status import read_state
 
 if TYPE_CHECKING:
     import httpx
-
-VARIANT_HEADER = "x-variant"
 
 
 def predict(
@@ -21,6 +21,7 @@ def predict(
     rows: Sequence[dict[str, Any]],
     *,
     variant: str | None = None,
+    unit: str = "",
     url: str = "",
 ) -> dict[str, Any]:
     """Asks a served model for predictions.
@@ -30,6 +31,7 @@ def predict(
         service: The service's name.
         rows: Rows of columns: every feature, or entity keys and the request's own features.
         variant: `stable` or `canary`, instead of the split.
+        unit: Whom the rows are about, who is to see the same variant each time; empty leaves it to the gateway.
         url: The gateway, such as `http://gateway:80`; empty means the one that `fti serve` runs here.
 
     Returns:
@@ -43,6 +45,7 @@ def predict(
 
     address = f"{url.rstrip('/')}/v1/models/{service}:predict" if url else _local_url(settings, service)
     headers = {VARIANT_HEADER: variant} if variant else {}
+    headers |= {UNIT_HEADER: quote(unit, safe="")} if unit else {}
     try:
         response = httpx.post(address, json={"instances": list(rows)}, headers=headers, timeout=30)
     except ValueError as error:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fti.common.model_package import Signature
+from fti.serve.arrange import Arranger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,7 @@ _ACCEPTED = {
     TEXT_KEY: ("BYTES",),
     WHOLE_KEY: ("INT32", "INT64"),
 }
+_WHOLE_MAX = 2.0**63
 _FLOAT32_MAX = 3.4028234663852886e38
 
 
@@ -54,22 +56,36 @@ class Schema:
         features: Every input of the model by name, with its dtype.
         keyed: The request's own features and the entity keys, by which the others are looked up. Empty where the
             predictor has no feature store.
+        max_rows: Of one request.
+        arranger: The quick way to the model's inputs.
     """
 
     features: dict[str, str]
     keyed: dict[str, str]
+    max_rows: int
+    arranger: Arranger
 
     @classmethod
-    def of(cls, signature: Signature, keys: Mapping[str, str]) -> "Schema":
+    def of(cls, signature: Signature, keys: Mapping[str, str], max_rows: int = 2**31) -> "Schema":
         """The schema of a model.
 
         Args:
             signature: The model's.
             keys: The entity keys and the dtype of each; empty where the predictor has no feature store.
+            max_rows: Of one request.
         """
         features = {feature.name: str(feature.dtype) for feature in signature.inputs}
         own = {feature.name: str(feature.dtype) for feature in signature.inputs if feature.source == "request"}
-        return cls(features, {**own, **keys} if keys else {})
+        return cls(features, {**own, **keys} if keys else {}, max_rows, Arranger(signature))
+
+    def check_rows(self, rows: int) -> None:
+        """Refuses requests of too many rows.
+
+        Raises:
+            BadRequestError: There are more than `max_rows` (413).
+        """
+        if rows > self.max_rows:
+            raise BadRequestError(f"{rows} rows. Allowed: {self.max_rows} in one request", 413)
 
     def form(self, names: frozenset[str], where: str) -> dict[str, str]:
         """The form that has exactly these columns.
@@ -177,7 +193,8 @@ def fit(name: str, dtype: str, datatype: str, values: "np.ndarray") -> "np.ndarr
     elif dtype == "bool":
         bad, allowed = ~np.isnan(numbers) & (numbers != 0) & (numbers != 1), "true, false; as floats 1, 0, NaN"
     else:
-        bad, allowed = ~np.isnan(numbers) & (np.isinf(numbers) | (np.floor(numbers) != numbers)), "whole numbers"
+        whole = (np.abs(numbers) <= _WHOLE_MAX) & (np.floor(numbers) == numbers)
+        bad, allowed = ~np.isnan(numbers) & ~whole, "whole numbers within INT64"
     if bad.any():
         row = int(bad.argmax())
         raise BadRequestError(f"{name}: row {row} is {_shown(numbers[row].item())}. Allowed: {allowed}")

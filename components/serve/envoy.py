@@ -1,13 +1,11 @@
-"""Envoy's configuration: routes by service, weights by variant, and no request lost when a canary dies.
+"""Envoy's configuration: its listener, and a cluster for each way to a predictor; the routes are in `routes`.
 
 See Envoy's reference for `config.bootstrap.v3.Bootstrap`. Routes and clusters are files of their own that Envoy takes
 over whenever they are replaced (xDS from the file system), so that traffic moves without a restart.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,18 @@ from fti.serve.plan import Replica
 from fti.serve.ports import HOST
 from fti.serve.protocol import MAX_BODY
 
-VARIANT_HEADER = "x-variant"
 REQUEST_SECONDS = 30
 # Upper bounds of the latency histograms, milliseconds: five to a decade.
 BUCKETS = [round(10 ** (step / 5), 1) for step in range(-5, 23)]
 
-_TYPE = "type.googleapis.com/envoy.extensions"
-_HTTP = f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager"
-_ROUTES = "services"
-_ASKED = "-asked"
-_JSON = {"header": {"key": "content-type", "value": "application/json"}}
+TYPE = "type.googleapis.com/envoy.extensions"
+ROUTES = "services"  # the name of the table of routes
+ASKED, GRPC = "-asked", "-grpc"  # the ends of clusters' names
+
+UNIT_FILTER_NAME = "envoy.filters.http.lua"
+_UNIT_FILTER = Path(__file__).with_name("unit.lua")
+_HTTP = f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_REQUEST_ID = f"{TYPE}.request_id.uuid.v3.UuidRequestIdConfig"
 
 Config = dict[str, Any]
 
@@ -72,15 +72,21 @@ def discovery_response(version: int, kind: str, resources: Sequence[Config]) -> 
 
 def listener(port: int, routes_file: Path) -> Config:
     """The gateway's listener."""
-    buffer = {"@type": f"{_TYPE}.filters.http.buffer.v3.Buffer", "max_request_bytes": MAX_BODY}
-    router = {"@type": f"{_TYPE}.filters.http.router.v3.Router"}
+    buffer = {"@type": f"{TYPE}.filters.http.buffer.v3.Buffer", "max_request_bytes": MAX_BODY}
+    lua = {"@type": f"{TYPE}.filters.http.lua.v3.Lua", "default_source_code": {"filename": str(_UNIT_FILTER)}}
+    router = {"@type": f"{TYPE}.filters.http.router.v3.Router"}
     manager = {
         "@type": _HTTP,
         "stat_prefix": "gateway",
-        "rds": {"route_config_name": _ROUTES, "config_source": _file(routes_file)},
+        "rds": {"route_config_name": ROUTES, "config_source": _file(routes_file)},
+        # Whoever calls may name the request; the name comes back unchanged, with answers of the gateway's own too.
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "request_id_extension": {"typed_config": {"@type": _REQUEST_ID, "pack_trace_reason": False}},
         "http_filters": [
             # A request is retried as a whole, so it must be held as a whole; larger ones are answered 413.
             {"name": "envoy.filters.http.buffer", "typed_config": buffer},
+            {"name": UNIT_FILTER_NAME, "typed_config": lua},
             {"name": "envoy.filters.http.router", "typed_config": router},
         ],
     }
@@ -93,31 +99,17 @@ def listener(port: int, routes_file: Path) -> Config:
     }
 
 
-def routes(replicas: Sequence[Replica]) -> Config:
-    """Routes by the service in the path; the header `x-variant` reaches one variant, else weights decide."""
-    by_service = {name: list(group) for name, group in groupby(replicas, key=lambda replica: replica.service)}
-    names = cluster_names(replicas)
-    table = [
-        {"match": {**path, **header}, **action}
-        for name, group in by_service.items()
-        for path in _paths(name)
-        for header, action in _actions(name, group, names)
-    ]
-    served = ", ".join(by_service) or "none"
-    table.append({"match": {"prefix": "/"}, **_not_found(f"no such service or path. Served: {served}")})
-    return {"name": _ROUTES, "virtual_hosts": [{"name": _ROUTES, "domains": ["*"], "routes": table}]}
-
-
 def clusters(replicas: Sequence[Replica]) -> list[Config]:
-    """Two clusters per variant: of its share of the traffic, and of requests that ask for it, so that each is counted.
+    """The clusters of each variant: of its share and of requests that ask for it, each for HTTP and for gRPC.
 
-    A canary's has the stable predictor as second priority, a shadow's has not.
+    So each is counted. A canary's has the stable predictor as second priority, a shadow's has not.
     """
     stable = {replica.service: replica for replica in replicas if replica.variant == STABLE}
     return [
-        _cluster(replica, [replica] if _alone(replica) else [replica, stable[replica.service]], name)
+        _cluster(name + protocol, [replica] if _alone(replica) else [replica, stable[replica.service]], protocol)
         for replica, share in cluster_names(replicas).items()
-        for name in (share, share + _ASKED)
+        for name in (share, share + ASKED)
+        for protocol in ("", GRPC)
     ]
 
 
@@ -139,79 +131,35 @@ def _alone(replica: Replica) -> bool:
     return replica.variant == STABLE or replica.shadow
 
 
-def _paths(name: str) -> list[Config]:
-    return [
-        {"safe_regex": {"regex": f"/v1/models/{re.escape(name)}(:predict|:features)?"}},
-        {"path_separated_prefix": f"/v2/models/{name}"},
-    ]
-
-
-def _actions(name: str, group: list[Replica], clusters: Mapping[Replica, str]) -> list[tuple[Config, Config]]:
-    """What to do with a service's requests, by the header that chooses, the first that matches."""
-    actions = [
-        (
-            {"headers": [{"name": VARIANT_HEADER, "string_match": {"exact": replica.variant}}]},
-            {"route": {"cluster": clusters[replica] + _ASKED, **_route_options()}},
-        )
-        for replica in group
-    ]
-    variants = ", ".join(replica.variant for replica in group)
-    refusal = _not_found(f"{name} has no such variant. Allowed in {VARIANT_HEADER}: {variants}")
-    mirrors = [
-        {"cluster": clusters[replica], "runtime_fraction": {"default_value": {"numerator": 100}}}
-        for replica in group
-        if replica.shadow
-    ]
-    weighted = [{"name": clusters[replica], "weight": replica.percent} for replica in group]
-    split = {"weighted_clusters": {"clusters": weighted}}
-    mirrored = {"request_mirror_policies": mirrors} if mirrors else {}
-    return [
-        *actions,
-        ({"headers": [{"name": VARIANT_HEADER, "present_match": True}]}, refusal),
-        ({}, {"route": {**split, **mirrored, **_route_options()}}),
-    ]
-
-
-def _route_options() -> Config:
-    priorities = {
-        "@type": f"{_TYPE}.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-        "update_frequency": 1,
-    }
-    return {
-        "timeout": f"{REQUEST_SECONDS}s",
-        "retry_policy": {
-            # A canary that answers 5xx is a broken canary: its requests go to the stable predictor.
-            "retry_on": "connect-failure,refused-stream,reset,5xx,retriable-status-codes",
-            "num_retries": 1,
-            "per_try_timeout": "5s",
-            "retry_priority": {"name": "envoy.retry_priorities.previous_priorities", "typed_config": priorities},
-        },
-    }
-
-
-def _cluster(replica: Replica, endpoints: list[Replica], name: str) -> Config:
+def _cluster(name: str, endpoints: list[Replica], protocol: str) -> Config:
     assignments = [
-        {"priority": priority, "lb_endpoints": [{"endpoint": {"address": _address(endpoint.port)}}]}
+        {"priority": priority, "lb_endpoints": [{"endpoint": _endpoint(endpoint, protocol)}]}
         for priority, endpoint in enumerate(endpoints)
     ]
     many = {"max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096}
     budget = {"retry_budget": {"budget_percent": {"value": 100}, "min_retry_concurrency": 100}}
     options = {
-        "@type": f"{_TYPE}.upstreams.http.v3.HttpProtocolOptions",
+        "@type": f"{TYPE}.upstreams.http.v3.HttpProtocolOptions",
         # Shorter than the predictor's keep-alive, so that no request meets a connection that is just being closed.
         "common_http_protocol_options": {"idle_timeout": "30s"},
-        "explicit_http_config": {"http_protocol_options": {}},
+        "explicit_http_config": {"http2_protocol_options" if protocol == GRPC else "http_protocol_options": {}},
     }
     return {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": name, "endpoints": assignments},
-        "health_checks": [_health_check(replica.service)],
+        "health_checks": [_health_check(endpoints[0].service)],
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [{**many, **budget}]},
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
     }
+
+
+def _endpoint(replica: Replica, protocol: str) -> Config:
+    if protocol == GRPC:  # whether the model answers is asked over HTTP
+        return {"address": _address(replica.grpc_port), "health_check_config": {"port_value": replica.port}}
+    return {"address": _address(replica.port)}
 
 
 def _health_check(service: str) -> Config:
@@ -225,11 +173,6 @@ def _health_check(service: str) -> Config:
         # The server's own readiness stays 200 without a model.
         "http_health_check": {"path": f"/v2/models/{service}/ready"},
     }
-
-
-def _not_found(message: str) -> Config:
-    body = {"inline_string": f'{{"error": "{message}"}}'}
-    return {"direct_response": {"status": 404, "body": body}, "response_headers_to_add": [_JSON]}
 
 
 def _address(port: int) -> Config:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,7 +33,7 @@ class Completed:
         vectors: What was looked up for it; None where the request carried every feature.
     """
 
-    columns: "dict[str, np.ndarray]"
+    columns: "Mapping[str, np.ndarray]"
     vectors: Vectors | None = None
 
     @property
@@ -80,6 +81,7 @@ class FeatureLookup:
     Attributes:
         keys: The entity keys, and whether each is a `text key` or a `whole key`.
         executor: Where lookups run: they wait, and the event loop must not.
+        clock: What time it is for features.
 
     Raises:
         FeatureStoreError: The store cannot be opened, or lacks the feature service or one of its features.
@@ -93,6 +95,7 @@ class FeatureLookup:
         on_store_failure: OnStoreFailure = "refuse",
     ) -> None:
         self._signature, self._on_store_failure = signature, on_store_failure
+        self.clock = settings.clock
         self._stored = [feature for feature in signature.inputs if feature.source != "request"]
         self._reader = _open(feature_repo, signature.feature_service, settings)
         self.keys = self._key_kinds()
@@ -102,7 +105,7 @@ class FeatureLookup:
         # An unknown entity has no features, but shows that the store answers.
         self.executor.submit(self._read, self._nobody()).result()
 
-    def complete(self, columns: "dict[str, np.ndarray]") -> Completed:
+    def complete(self, columns: "Mapping[str, np.ndarray]") -> Completed:
         """Looks the features of some entities up. Call it in the lookup's own `executor`.
 
         Args:
@@ -169,4 +172,4 @@ class FeatureLookup:
 def _open(feature_repo: str, service: str, settings: Settings) -> OnlineReader:
     from fti.common.feature_store import open_store
 
-    return open_reader(open_store(feature_repo, settings), service, settings.clock)
+    return open_reader(open_store(feature_repo, settings, offline=False), service, settings.clock)

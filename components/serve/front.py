@@ -1,35 +1,68 @@
 """The ASGI application in front of KServe's: predictions are answered here, strictly and fast.
 
 KServe's own path to a prediction accepts much that is wrong, answers 500 to other, and takes five times as long.
-Everything else that reads (metadata, readiness, metrics) is KServe's; what would change the server is refused.
+Everything else that reads (metadata, readiness, metrics) is KServe's; what would change the server is refused, unless
+it was started to allow it.
 """
 
-import logging
-import time
+import asyncio
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
-from fti.common.errors import FtiError, OnlineStoreError
+from fti.common.errors import FtiError
 from fti.serve.answers import answers, encode_features, encode_v1, encode_v2
 from fti.serve.columns import BadRequestError
+from fti.serve.explain import encode as encode_explanations
 from fti.serve.features import RefusedRowError
-from fti.serve.model import PackagedModel
-from fti.serve.protocol import MAX_BODY, REVISION_HEADER, Request, decode_v1, decode_v2
-
-log = logging.getLogger(__name__)
+from fti.serve.metrics import Protocol
+from fti.serve.model import Answer, PackagedModel
+from fti.serve.observe import REQUEST_ID_HEADER, Observed, Observer
+from fti.serve.protocol import REVISION_HEADER, decode_v1, decode_v2
+from fti.serve.repository import REPOSITORY_PATH, PackageRepository, repository_answer
 
 # The cause may name hosts and tables: it is for the log, not for the caller.
 STORE_FAILS = "the feature store does not answer; the server's log says why"
 STATES_HEADER = "x-fti-features"
-_STATES = STATES_HEADER.encode()
+_STATES, _REQUEST_ID = STATES_HEADER.encode(), REQUEST_ID_HEADER.encode()
 _RETRY_AFTER = (b"retry-after", b"1")  # seconds: as long as a store that failed is left alone
 _JSON_LENGTH = b"inference-header-content-length"
+_PATIENCE = b"x-envoy-expected-rq-timeout-ms"
+_JSON, _BINARY = b"application/json", b"application/octet-stream"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Response = tuple[bytes, list[tuple[bytes, bytes]]]
+Headers = list[tuple[bytes, bytes]]
+Response = tuple[bytes, Headers]
+
+
+@dataclass(slots=True)
+class Call:
+    """A request over HTTP, of which the head has come.
+
+    Attributes:
+        method: Its method.
+        path: Its path.
+        headers: Its headers, by their names in lower case.
+        receive: Receives its body.
+        observed: What is seen of it.
+    """
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    receive: Receive
+    observed: Observed
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+class UnreadBodyError(BadRequestError):
+    """A request refused before all of it was read."""
 
 
 class Front:
@@ -38,85 +71,134 @@ class Front:
     Args:
         kserve: KServe's application.
         model: The model.
+        repository: Answers what the repository extension asks; None where nobody may ask.
+        observer: Sees every request; one that counts alone where there is none.
     """
 
-    def __init__(self, kserve: App, model: PackagedModel) -> None:
-        self._kserve, self._model = kserve, model
+    def __init__(
+        self,
+        kserve: App,
+        model: PackagedModel,
+        repository: PackageRepository | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._kserve, self._model, self._repository = kserve, model, repository
+        self._observer = observer or Observer(model)
         self._revision = (REVISION_HEADER.encode(), model.revision.encode())
-        self._predict = {
-            f"/v1/models/{model.name}:predict": self._v1,
-            f"/v2/models/{model.name}/infer": self._v2,
-            f"/v1/models/{model.name}:features": self._features,
+        self._routes: dict[str, tuple[Protocol, Handler]] = {
+            f"/v1/models/{model.name}:predict": ("v1", self._v1),
+            f"/v2/models/{model.name}/infer": ("v2", self._v2),
+            f"/v1/models/{model.name}:features": ("features", self._features),
+            f"/v1/models/{model.name}:explain": ("explain", self._explain),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection of the ASGI protocol."""
         if scope["type"] != "http":
-            return await self._kserve(scope, receive, send)
-        if scope["method"] in {"GET", "HEAD"} and scope["path"] not in self._predict:
-            if "/versions/" in scope["path"]:
-                return await self._refuse(send, BadRequestError("model versions have no paths of their own here", 404))
-            return await self._kserve(scope, receive, self._signed(send))
-        try:
-            body, headers = await self._answer(scope, receive)
-        except BadRequestError as error:
-            return await self._refuse(send, error)
-        except FtiError as error:  # the feature store: a fault of the server's side
-            if not isinstance(error, OnlineStoreError):  # that one is in the log already
-                log.error("%s", error)
-            return await self._respond(send, 503, _error(STORE_FAILS), [_RETRY_AFTER])
-        return await self._respond(send, 200, body, headers)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        predict = self._predict.get(scope["path"])
-        if predict is None:
-            raise BadRequestError(f"{scope['path'][:200]}: no such path. Allowed: {', '.join(self._predict)}", 404)
-        if scope["method"] != "POST":
-            raise BadRequestError(f"method {scope['method']}. Allowed: POST", 405)
+            await self._kserve(scope, receive, send)
+            return
+        method, path = scope["method"], scope["path"]
+        protocol, handler = self._routes.get(path, ("other", self._no_such_path))
+        if protocol == "other" and method in {"GET", "HEAD"} and not path.startswith(REPOSITORY_PATH):
+            if "/versions/" not in path:
+                await self._kserve(scope, receive, self._signed(send))
+                return
+            handler = self._no_versions
         headers = dict(scope["headers"])
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise BadRequestError("content-encoding: allowed is identity", 415)
-        started = time.perf_counter()
-        answer = await predict(await _read(headers, receive), headers)
-        _observe(self._model.name, time.perf_counter() - started)
-        return answer
+        with self._observer.http(protocol, headers, method, path) as observed:
+            call = Call(method, path, headers, receive, observed)
+            try:
+                status, (body, more) = 200, await handler(call)
+            except BadRequestError as error:
+                status, body, more = error.status, _error(str(error)), _explained(error)
+                observed.reason = str(error)
+            except FtiError as error:  # the feature store: a fault of the server's side
+                status, body, more = 503, _error(STORE_FAILS), [_RETRY_AFTER]
+                observed.reason, observed.cause = STORE_FAILS, str(error)
+            observed.code = status
+            await self._respond(send, status, body, [(_REQUEST_ID, observed.request_id.encode()), *more])
 
-    async def _v1(self, body: bytes, headers: dict[bytes, bytes]) -> Response:
-        _check_type(headers, {"application/json"})
-        answer = await self._model.answer(decode_v1(body, self._model.schema))
-        return encode_v1(self._model.signature, answer.scores, answer.labels), _stated(answer.states)
+    async def _v1(self, call: Call) -> Response:
+        _check(call, _JSON)
 
-    async def _features(self, body: bytes, headers: dict[bytes, bytes]) -> Response:
-        _check_type(headers, {"application/json"})
-        request = decode_v1(body, self._model.schema)
-        completed = await self._model.complete(request)
-        encoded = encode_features(self._model.signature, completed.columns, request.rows, completed.vectors)
-        return encoded, _stated(completed.states)
+        async def work(deadline: float) -> Response:
+            request = decode_v1(await self._body(call), self._model.schema)
+            answer = await self._model.answer(request, deadline)
+            call.observed.predicted(request, answer)
+            return encode_v1(self._model.signature, answer.scores, answer.labels), _stated(answer.states)
 
-    async def _v2(self, body: bytes, headers: dict[bytes, bytes]) -> Response:
-        json_length = _json_length(headers)
-        _check_type(headers, {"application/json"} if json_length is None else {"application/octet-stream"})
-        request = decode_v2(body, self._model.schema, self._model.outputs, json_length)
-        return await self._v2_answer(request)
+        return await self._model.admission.run(work, _patience(call.headers))
 
-    async def _v2_answer(self, request: Request) -> Response:
-        answer = await self._model.answer(request)
-        outputs = answers(self._model.signature, answer.scores, answer.labels)
-        body, json_end = encode_v2(self._model.name, self._model.revision, request, outputs)
-        length = [] if json_end is None else [(_JSON_LENGTH, str(json_end).encode())]
-        return body, [*length, *_stated(answer.states)]
+    async def _v2(self, call: Call) -> Response:
+        json_length = _json_length(call.headers)
+        _check(call, _JSON if json_length is None else _BINARY)
 
-    async def _refuse(self, send: Send, error: BadRequestError) -> None:
-        # What is left of a body that was not read must not be taken for the next request.
-        headers = [(b"connection", b"close")] if error.status == 413 else []
-        if isinstance(error, RefusedRowError):
-            headers += _stated(error.states)
-        await self._respond(send, error.status, _error(str(error)), headers)
+        async def work(deadline: float) -> Response:
+            model = self._model
+            request = decode_v2(await self._body(call), model.schema, model.outputs, json_length, model.name)
+            answer = await model.answer(request, deadline)
+            call.observed.predicted(request, answer)
+            outputs = answers(model.signature, answer.scores, answer.labels)
+            body, json_end = encode_v2(model.name, model.revision, request, outputs)
+            binary = [] if json_end is None else [(_JSON_LENGTH, str(json_end).encode())]
+            return body, [*binary, *_stated(answer.states)]
 
-    async def _respond(self, send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        return await self._model.admission.run(work, _patience(call.headers))
+
+    async def _features(self, call: Call) -> Response:
+        _check(call, _JSON)
+
+        async def work(_: float) -> Response:
+            request = decode_v1(await self._body(call), self._model.schema)
+            completed = await self._model.complete(request)
+            body = encode_features(self._model.signature, completed.columns, request.rows, completed.vectors)
+            return body, _stated(completed.states)
+
+        return await self._model.admission.run(work, _patience(call.headers))
+
+    async def _explain(self, call: Call) -> Response:
+        _check(call, _JSON)
+        model, explainer = self._model, self._model.explainer
+        if explainer is None:
+            raise BadRequestError("this server does not explain", 404)
+        seconds = min(explainer.seconds(call.headers), _patience(call.headers) or math.inf)
+        until = asyncio.get_running_loop().time() + seconds
+
+        async def predict(deadline: float) -> Answer:
+            return await model.answer(decode_v1(await self._body(call), model.schema), deadline)
+
+        # Explanations have a queue of their own: they take no place of a prediction.
+        answer = await model.admission.run(predict, seconds)
+        found = await explainer.explain(answer.completed.columns, until - asyncio.get_running_loop().time())
+        predictions = encode_v1(model.signature, answer.scores, answer.labels)
+        return encode_explanations(model.signature, predictions, found), _stated(answer.states)
+
+    async def _no_such_path(self, call: Call) -> Response:
+        if self._repository and call.path.startswith(REPOSITORY_PATH):
+            return await repository_answer(self._repository, call.method, call.path, await self._body(call)), []
+        raise BadRequestError(f"{call.path[:200]}: no such path. Allowed: {', '.join(self._routes)}", 404)
+
+    async def _no_versions(self, _: Call) -> Response:
+        raise BadRequestError("model versions have no paths of their own here", 404)
+
+    async def _body(self, call: Call) -> bytes:
+        most = self._model.admission.limits.max_body_bytes
+        declared = call.headers.get(b"content-length", b"")
+        size, parts, more = int(declared) if declared.isdigit() else 0, list[bytes](), True
+        while more and size <= most:
+            message = await call.receive()
+            if message["type"] == "http.disconnect":
+                raise BadRequestError("the caller hung up before the end of the body")
+            parts.append(message.get("body", b""))
+            size, more = sum(map(len, parts)), message.get("more_body", False)
+        if size > most:
+            raise UnreadBodyError(f"the body is too large. Allowed: {most} bytes", 413)
+        return b"".join(parts)
+
+    async def _respond(self, send: Send, status: int, body: bytes, headers: Headers) -> None:
         binary = any(name == _JSON_LENGTH for name, _ in headers)
         headers = [
-            (b"content-type", b"application/octet-stream" if binary else b"application/json"),
+            (b"content-type", _BINARY if binary else _JSON),
             (b"content-length", str(len(body)).encode()),
             self._revision,
             *headers,
@@ -133,35 +215,40 @@ class Front:
         return signed
 
 
-async def _read(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    too_large = BadRequestError(f"the body is too large. Allowed: {MAX_BODY} bytes", 413)
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > MAX_BODY:
-        raise too_large
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise BadRequestError("the caller hung up before the end of the body")
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise too_large
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-def _stated(states: str) -> list[tuple[bytes, bytes]]:
+def _stated(states: str) -> Headers:
     return [(_STATES, states.encode("utf-8"))] if states else []
 
 
-def _check_type(headers: dict[bytes, bytes], allowed: set[str]) -> None:
-    given = headers.get(b"content-type", b"application/json" if "application/json" in allowed else b"").decode(
-        "latin-1"
-    )
-    kind, _, parameters = given.lower().partition(";")
+def _check(call: Call, content: bytes) -> None:
+    """Refuses what no handler takes: another method, another type of content than `content`, or a compressed one."""
+    if call.method != "POST":
+        raise BadRequestError(f"method {call.method}. Allowed: POST", 405)
+    headers = call.headers
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise BadRequestError("content-encoding: allowed is identity", 415)
+    given = headers.get(b"content-type", content)  # tritonclient names none
+    if given == content:
+        return
+    kind, _, parameters = given.decode("latin-1").lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
-    if kind.strip() not in allowed or charset not in {"", "utf-8"}:
-        raise BadRequestError(f"content-type: {given[:100]!r}. Allowed: {', '.join(sorted(allowed))}", 415)
+    if kind.strip() != content.decode() or charset not in {"", "utf-8"}:
+        raise BadRequestError(f"content-type: {given.decode('latin-1')[:100]!r}. Allowed: {content.decode()}", 415)
+
+
+def _patience(headers: dict[bytes, bytes]) -> float | None:
+    """For how many seconds the gateway waits; None where it does not say."""
+    given = headers.get(_PATIENCE)
+    return int(given) / 1000 if given is not None and given.isdigit() and len(given) < 10 else None
+
+
+def _explained(error: BadRequestError) -> Headers:
+    """The headers of a refusal."""
+    if isinstance(error, RefusedRowError):
+        return _stated(error.states)
+    if isinstance(error, UnreadBodyError):
+        # What is left of it must not be taken for the next request.
+        return [(b"connection", b"close")]
+    return [_RETRY_AFTER] if error.status in {429, 503} else []
 
 
 def _json_length(headers: dict[bytes, bytes]) -> int | None:
@@ -177,9 +264,3 @@ def _error(message: str) -> bytes:
     import orjson
 
     return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})
-
-
-def _observe(model: str, seconds: float) -> None:
-    from kserve.metrics import PREDICT_HIST_TIME, get_labels
-
-    PREDICT_HIST_TIME.labels(**get_labels(model)).observe(seconds)

@@ -14,6 +14,7 @@ from fti.serve import envoy
 from fti.serve.admin import ask
 from fti.serve.plan import Replica
 from fti.serve.ports import HOST
+from fti.serve.routes import routes
 from fti.serve.unit import Unit, fresh_log
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ class Gateway:
         argv = [envoy.binary(), "--config-path", str(self._folder / "bootstrap.yaml"), "--disable-hot-restart"]
         argv += ["--log-level", "warning", "--concurrency", str(min(2, os.cpu_count() or 1))]
         self.unit = Unit(name="the gateway", argv=argv, log=fresh_log(settings, "envoy"), probe=self._alive)
-        clusters, routes = self._folder / "clusters.yaml", self._folder / "routes.yaml"
-        self._write("bootstrap.yaml", envoy.bootstrap(port, admin_port, clusters, routes))
+        files = (self._folder / "clusters.yaml", self._folder / "routes.yaml")
+        self._write("bootstrap.yaml", envoy.bootstrap(port, admin_port, *files))
         self._write_clusters()
         self._write_routes([])
 
@@ -113,7 +114,7 @@ class Gateway:
 
     def _write_routes(self, replicas: Sequence[Replica]) -> int:
         self._version += 1
-        table = envoy.discovery_response(self._version, "route.v3.RouteConfiguration", [envoy.routes(replicas)])
+        table = envoy.discovery_response(self._version, "route.v3.RouteConfiguration", [routes(replicas)])
         self._write("routes.yaml", table)
         return self._version
 

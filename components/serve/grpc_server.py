@@ -1,6 +1,7 @@
 """The V2 protocol over gRPC, as strict as over HTTP."""
 
-import logging
+import asyncio
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -10,15 +11,15 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from fti.common.errors import FtiError, OnlineStoreError
+from fti.common.errors import FtiError
 from fti.serve.answers import answers, to_bytes
 from fti.serve.columns import BadRequestError
 from fti.serve.features import RefusedRowError
 from fti.serve.front import STATES_HEADER, STORE_FAILS
 from fti.serve.model import PackagedModel
-from fti.serve.protocol import MAX_BODY, REVISION_HEADER, Request, Tensor, columns_of
-
-log = logging.getLogger(__name__)
+from fti.serve.observe import REQUEST_ID_HEADER, Observed, Observer
+from fti.serve.protocol import HARMLESS, MAX_BODY, REVISION_HEADER, Request, Tensor, columns_of
+from fti.serve.repository import PackageRepository
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -28,54 +29,108 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_CODES = {
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_DRAIN_SECONDS, _QUIET_SECONDS = 3.0, 0.5
+_STREAMS = 1_024  # of one connection
+_PENDING, _HARD_LIMIT = 1_024, "grpc.server.max_pending_requests_hard_limit"
+_INFER = "inference.GRPCInferenceService/ModelInfer"
+_TRITON_MODEL_NAME = 2  # the field's number in Triton's messages; in KServe's it is 1
 
 
 class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is untyped
-    """KServe's gRPC service, with strict decoding of predictions."""
+    """KServe's gRPC service, with strict decoding of predictions.
+
+    Everything that an answer carries beside itself is in its trailing metadata. Sent ahead as initial metadata it would
+    leave a server that is killed meanwhile with half an answer, which a gateway cannot ask for again.
+    """
 
     model: PackagedModel
+    repository: PackageRepository
+    observer: Observer
+    asked_at = 0.0
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Answers one prediction."""
-        await context.send_initial_metadata(((REVISION_HEADER, self.model.revision),))
-        try:
-            answer, states = await self._infer(request)
-            if states:
-                context.set_trailing_metadata(((STATES_HEADER, states),))
-            return answer
-        except RefusedRowError as error:
-            context.set_trailing_metadata(((STATES_HEADER, error.states),))
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        except BadRequestError as error:
-            code = grpc.StatusCode.NOT_FOUND if error.status == 404 else grpc.StatusCode.INVALID_ARGUMENT
-            await context.abort(code, str(error))
-        except FtiError as error:
-            if not isinstance(error, OnlineStoreError):  # that one is in the log already
-                log.error("%s", error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, STORE_FAILS)
+        self.asked_at = monotonic()
+        metadata = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
+        with self.observer.grpc(metadata, request.id, _INFER) as observed:
+            try:
+                answer, states = await self.model.admission.run(
+                    lambda deadline: self._infer(request, observed, deadline), context.time_remaining()
+                )
+            except BadRequestError as error:
+                await self._refuse(context, error, observed)
+            except FtiError as error:
+                observed.cause = str(error)
+                await self._refuse(context, BadRequestError(STORE_FAILS, 503), observed)
+            else:
+                observed.code = 200
+                context.set_trailing_metadata(self._metadata(states, observed))
+                return answer
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answers with the model's signature and revision."""
+        return pb.ModelMetadataResponse(**await self._data_plane.model_metadata(model_name=request.name))
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Refused: one server serves one model."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a server serves the one model that it was started with")
+        """Loads the model again, where that is allowed."""
+        name = _model_name(request)
+        try:
+            await self.repository.load_again(name)
+        except BadRequestError as error:
+            await self._refuse(context, error)
+        else:
+            return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
 
-    RepositoryModelUnload = RepositoryModelLoad
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Unloads the model, where that is allowed."""
+        name = _model_name(request)
+        try:
+            await self.repository.unload_now(name)
+        except BadRequestError as error:
+            await self._refuse(context, error)
+        else:
+            return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
 
-    async def _infer(self, request: Any) -> tuple[Any, str]:
+    async def _refuse(self, context: Any, error: BadRequestError, observed: Observed | None = None) -> None:
+        states, code = "", _CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT)
+        if isinstance(error, RefusedRowError):
+            states, code = error.states, grpc.StatusCode.FAILED_PRECONDITION
+        if observed:
+            observed.code, observed.reason = error.status, str(error)
+        context.set_trailing_metadata(self._metadata(states, observed))
+        await context.abort(code, str(error))
+
+    def _metadata(self, states: str, observed: Observed | None) -> tuple[tuple[str, str], ...]:
+        request_id = ((REQUEST_ID_HEADER, observed.request_id),) if observed else ()
+        return (
+            (REVISION_HEADER, self.model.revision),
+            *request_id,
+            *(((STATES_HEADER, states),) if states else ()),
+        )
+
+    async def _infer(self, request: Any, observed: Observed, deadline: float) -> tuple[Any, str]:
         model = self.model
         if request.model_name != model.name:
             raise BadRequestError(f"model_name: {request.model_name[:60]!r}. Allowed: {model.name}", 404)
         if request.model_version not in {"", model.revision}:
             raise BadRequestError(f"model_version: {request.model_version[:60]!r}. Allowed: {model.revision}", 404)
-        parameters = [*request.parameters, *(name for tensor in request.inputs for name in tensor.parameters)]
-        if parameters:
-            raise BadRequestError(f"parameters: unknown {parameters[0][:60]!r}. Allowed: none")
+        _check_parameters(request)
         if not request.inputs:
             raise BadRequestError("inputs: missing or empty. Allowed: a list of tensors")
         asked = [output.name for output in request.outputs]
         if not set(asked) <= model.outputs or len(set(asked)) != len(asked):
             raise BadRequestError(f"outputs: allowed is each once of {', '.join(sorted(model.outputs))}")
         columns, rows = columns_of(_tensors(request), model.schema)
-        answer = await model.answer(Request(columns, rows, request.id))
+        decoded = Request(columns, rows, request.id)
+        answer = await model.answer(decoded, deadline)
+        observed.predicted(decoded, answer)
         outputs = answers(model.signature, answer.scores, answer.labels)
         chosen = {name: outputs[name] for name in asked or outputs}
         response = pb.ModelInferResponse(
@@ -97,25 +152,64 @@ class LocalGrpcServer(GRPCServer):  # type: ignore[misc]
     Args:
         address: `host:port`.
         model: The model.
+        repository: Of the model.
+        observer: Sees every request.
         arguments: `port`, `data_plane` and `model_repository_extension`, as KServe's own.
     """
 
-    def __init__(self, address: str, model: PackagedModel, **arguments: Any) -> None:
+    def __init__(
+        self, address: str, model: PackagedModel, repository: PackageRepository, observer: Observer, **arguments: Any
+    ) -> None:
         super().__init__(kwargs={}, **arguments)
-        self._address, self._model = address, model
+        self._address, self._model, self._repository, self._observer = address, model, repository, observer
 
     async def start(self, max_workers: int = 0) -> None:
         """Serves until stopped."""
         servicer = StrictServicer(self._data_plane, self._model_repository_extension)
-        servicer.model = self._model
-        limits = [("grpc.max_receive_message_length", MAX_BODY), ("grpc.max_send_message_length", MAX_BODY)]
+        servicer.model, servicer.repository, servicer.observer = self._model, self._repository, self._observer
+        most = self._model.admission.limits.max_body_bytes
+        limits = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", MAX_BODY)]
+        # Calls wait in a queue of gRPC's own before admission sees them. It is bounded: what is too many is CANCELLED.
+        limits += [("grpc.server.max_pending_requests", _PENDING), (_HARD_LIMIT, _PENDING)]
+        limits += [("grpc.max_concurrent_streams", _STREAMS)]
         # Without SO_REUSEPORT a second server on the port fails instead of stealing requests.
         options = [*limits, ("grpc.so_reuseport", 0)]
         self._server = grpc.aio.server(interceptors=(ExceptionToStatusInterceptor(),), options=options)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         self._server.add_insecure_port(self._address)
+        self._servicer = servicer
         await self._server.start()
         await self._server.wait_for_termination()
+
+    async def stop(self, sig: int | None = None) -> None:
+        """Stops once nobody asks any more, or after a while: gRPC cancels calls that it has not yet taken up.
+
+        By then HTTP is closed, by which gateways know that they shall ask elsewhere.
+        """
+        deadline = monotonic() + _DRAIN_SECONDS
+        while self._server and monotonic() < min(deadline, self._servicer.asked_at + _QUIET_SECONDS):
+            await asyncio.sleep(_QUIET_SECONDS / 10)
+        await super().stop(sig)
+
+
+def _check_parameters(request: Any) -> None:
+    # KServe's client says of its tensors what only HTTP must know.
+    every = [("the request", request, HARMLESS)]
+    every += [(f"inputs: {tensor.name[:60]}", tensor, frozenset({"binary_data_size"})) for tensor in request.inputs]
+    every += [(f"outputs: {tensor.name[:60]}", tensor, frozenset({"binary_data"})) for tensor in request.outputs]
+    for where, part, allowed in every:
+        if unknown := [name for name in part.parameters if name not in allowed]:
+            names = ", ".join(sorted(allowed))
+            raise BadRequestError(f"{where}: unknown parameter {unknown[0][:60]!r}. Allowed: {names}")
+
+
+def _model_name(request: Any) -> str:
+    """The model that a request to load or unload names, be it of KServe's form or of Triton's."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    fields = {field.field_number: field.data for field in UnknownFieldSet(request)}
+    name = fields.get(_TRITON_MODEL_NAME, request.model_name)
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
 def _tensors(request: Any) -> list[Tensor]:

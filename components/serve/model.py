@@ -1,24 +1,29 @@
 """The model behind the protocols: a verified package on ONNX Runtime, with features looked up where needed."""
 
 import asyncio
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kserve import Model
 
+from fti.common.devices import Device
 from fti.common.errors import PackageError
+from fti.common.inputs import Inputs, Layout
 from fti.common.model_package import ModelPackage
-from fti.common.scoring import Scorer
+from fti.common.scoring import Scorer, graph_inputs
+from fti.serve.admission import Admission, Limits
 from fti.serve.answers import label_datatype
+from fti.serve.batching import Batcher, Cost, measured
 from fti.serve.columns import DATATYPES, BadRequestError, Schema
+from fti.serve.explain import Explainer
 from fti.serve.features import Completed, FeatureLookup, RefusedRowError
-from fti.serve.metrics import count_values
+from fti.serve.metrics import Metrics, score_bounds
 from fti.serve.protocol import Request
+from fti.serve.tracing import child
 
 if TYPE_CHECKING:
     import numpy as np
-
-_ROWS_IN_LOOP = 256  # more rows are scored in a thread, so that health checks are answered meanwhile
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,46 @@ class Answer:
     Attributes:
         scores: As `Scorer.score` gives them.
         labels: [N].
-        states: The feature views that were not fresh, as `Completed.states` writes them.
+        completed: The model's whole input, and what was looked up for it.
     """
 
     scores: "np.ndarray"
     labels: "np.ndarray"
-    states: str = ""
+    completed: Completed
+
+    @property
+    def states(self) -> str:
+        """The feature views that were not fresh, as `Completed.states` writes them."""
+        return self.completed.states
+
+
+@dataclass(slots=True)
+class Scored:
+    """What the model gives for the rows of a batch.
+
+    Attributes:
+        scores: As `Scorer.score` gives them.
+        labels: [N].
+        finite: Whether all scores of the batch are.
+    """
+
+    scores: "np.ndarray"
+    labels: "np.ndarray"
+    finite: bool
+
+    def part(self, start: int, stop: int) -> Self:
+        """What it gives for some of the rows."""
+        return type(self)(self.scores[start:stop], self.labels[start:stop], self.finite)
+
+
+class Unloaded:
+    """Stands where a scorer was."""
+
+    def score(self, _columns: object) -> "np.ndarray":
+        """Refuses."""
+        raise BadRequestError("the model is not loaded", 503)
+
+    predict = score
 
 
 class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
@@ -44,52 +83,100 @@ class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
         revision: Comes back with every answer.
         package: A verified package.
         lookup: The feature store, or None where every request carries all features.
+        limits: What it takes on.
+        device: Where it is scored: see `fti.common.devices`.
+
+    Attributes:
+        admission: Takes requests on, for all protocols.
+        explainer: Explains its predictions, if anything does.
 
     Raises:
         PackageError: The package does not reproduce its own examples.
     """
 
-    def __init__(self, name: str, revision: str, package: ModelPackage, lookup: FeatureLookup | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        package: ModelPackage,
+        lookup: FeatureLookup | None,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  # it is frozen
+        device: Device = "cpu",
+    ) -> None:
         super().__init__(name)
+        self.explainer: Explainer | None = None
+        self._device = device
         self.revision, self.signature = revision, package.signature
-        self.schema = Schema.of(package.signature, lookup.keys if lookup else {})
-        self.scorer = Scorer(package, threads=1)  # processes, not threads, share the machine's cores
+        self.schema = Schema.of(package.signature, lookup.keys if lookup else {}, limits.max_rows)
+        self.admission, self._layout = Admission(limits), Layout(package.signature)
         self._lookup = lookup
-        self._example = _check_examples(package, self.scorer)
+        self.load_package(package)
+        self.metrics = Metrics(name, revision, score_bounds(package))
+        self.metrics.queue.set_function(lambda: self.admission.waiting)
+        delay = limits.max_batch_delay_ms / 1000
+        self._batcher: Batcher[Scored] = Batcher(self._scored, self._cost(), delay, self.metrics.batched)
+
+    def load_package(self, package: ModelPackage) -> None:
+        """Makes the model answer: with the package that it was made with, verified again.
+
+        Raises:
+            PackageError: The package does not reproduce its own examples.
+        """
+        scorer = Scorer(package, threads=1, device=self._device)  # processes, not threads, share the machine's cores
+        self._example = _check_examples(package, scorer)
+        self.scorer: Scorer | Unloaded = scorer
         self.ready = True
+
+    def unload(self) -> None:
+        """Lets go of the model; requests are answered 503 from here on."""
+        self.ready, self.scorer = False, Unloaded()
 
     async def healthy(self) -> bool:
         """Whether the model answers: it scores an example."""
         return bool(self.ready) and len(self.scorer.score(self._example)) == 1
 
-    async def answer(self, request: Request) -> Answer:
-        """Scores a request.
+    async def answer(self, request: Request, deadline: float = math.inf) -> Answer:
+        """Scores a request, together with those that came at the same time.
+
+        Args:
+            request: The request.
+            deadline: By the event loop's clock; what is past it is not scored.
 
         Raises:
+            OverloadedError: The queue is full.
+            DeadlineError: The deadline has passed.
             BadRequestError: The model gives no finite answer to one of the rows, or a feature view refuses it.
             FeatureStoreError: The store does not answer.
         """
-        completed = await self.complete(request)
-        if request.rows > _ROWS_IN_LOOP:
-            scored = await asyncio.get_running_loop().run_in_executor(None, self._scored, completed.columns)
-        else:
-            scored = self._scored(completed.columns)
-        return Answer(*scored, completed.states)
+        with self.admission:
+            completed = await self._completed(request)
+            with child("score", rows=request.rows):
+                scored = await self._batcher.score(self._arranged(completed), request.rows, deadline)
+        if not scored.finite:
+            _check_finite(scored.scores)
+        return Answer(scored.scores, scored.labels, completed)
 
     async def complete(self, request: Request) -> Completed:
         """Looks up what a request lacks: the exact input of the model.
 
         Raises:
+            OverloadedError: The queue is full.
             BadRequestError: A feature view refuses one of the rows.
             FeatureStoreError: The store does not answer.
         """
+        with self.admission:
+            return await self._completed(request)
+
+    async def _completed(self, request: Request) -> Completed:
         columns = request.columns
-        if self._lookup is None or columns.keys() == self.schema.features.keys():
+        if self._lookup is None or isinstance(columns, Inputs) or columns.keys() == self.schema.features.keys():
             return Completed(columns)
         loop = asyncio.get_running_loop()
-        completed = await loop.run_in_executor(self._lookup.executor, self._lookup.complete, columns)
+        with child("lookup", rows=request.rows):
+            completed = await loop.run_in_executor(self._lookup.executor, self._lookup.complete, columns)
         if completed.vectors is not None:
-            count_values(self.name, completed.vectors)
+            self.metrics.looked_up(completed.vectors, self._lookup.clock())
             if completed.vectors.refused:
                 raise RefusedRowError(completed)
         return completed
@@ -113,15 +200,30 @@ class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
         """The names of the outputs."""
         return frozenset(output["name"] for output in self.get_output_types())
 
-    def _scored(self, columns: "dict[str, np.ndarray]") -> "tuple[np.ndarray, np.ndarray]":
+    def _cost(self) -> Cost:
+        return measured(
+            lambda rows: self.scorer.score({name: column.repeat(rows) for name, column in self._example.items()})
+        )
+
+    def _arranged(self, completed: Completed) -> Inputs:
+        if isinstance(completed.columns, Inputs):
+            return completed.columns
+        feed = graph_inputs(self.signature, completed.columns)
+        return Inputs(self._layout, feed.get("numeric"), feed.get("categorical"), holes=False)
+
+    def _scored(self, inputs: Inputs) -> "Scored":
         import numpy as np
 
-        scores = self.scorer.score(columns)
-        finite = np.isfinite(scores)
-        if not finite.all():
-            row = int((~finite.reshape(len(scores), -1).all(axis=1)).argmax())
-            raise BadRequestError(f"row {row}: its values give no finite answer", status=422)
-        return scores, self.scorer.predict(scores)
+        scores = self.scorer.score(inputs)
+        return Scored(scores, self.scorer.predict(scores), bool(np.isfinite(scores).all()))
+
+
+def _check_finite(scores: "np.ndarray") -> None:
+    import numpy as np
+
+    finite = np.isfinite(scores).reshape(len(scores), -1).all(axis=1)
+    if not finite.all():
+        raise BadRequestError(f"row {int((~finite).argmax())}: its values give no finite answer", status=422)
 
 
 def _check_examples(package: ModelPackage, scorer: Scorer) -> "dict[str, np.ndarray]":

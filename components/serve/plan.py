@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fti.common.errors import ConfigError, ServingError
@@ -27,6 +28,7 @@ class Replica:
         port: Its HTTP port on loopback.
         grpc_port: Its gRPC port on loopback.
         shadow: Whether it is sent copies of the requests only.
+        unit: The column of its requests that names the unit; empty where only a header does.
     """
 
     service: str
@@ -36,6 +38,7 @@ class Replica:
     port: int
     grpc_port: int
     shadow: bool = False
+    unit: str = ""
 
 
 def desired_services(
@@ -108,6 +111,13 @@ def check_honoured(spec: dict[str, Any], where: str) -> None:
         if model.get("modelFormat", {}).get("name") != "fti" or unknown or "containers" in predictor:
             got = f"the arguments {unknown}" if unknown else "another model format"
             raise ServingError(f"{where}: {part} has {got}", allowed="a model package as push writes it")
-        left = sorted({*(predictor.keys() - _HONOURED), *(f"model.{key}" for key in model.keys() - _MODEL_HONOURED)})
+        honoured = _HONOURED | ({"minReplicas"} if predictor.get("minReplicas") == 1 else set())
+        left = sorted({*(predictor.keys() - honoured), *(f"model.{key}" for key in model.keys() - _MODEL_HONOURED)})
         if left:
-            log.warning("%s: %s: only a cluster heeds %s", where, part, ", ".join(left))
+            _warn(f"{where}: {part}: only a cluster heeds {', '.join(left)}")
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once for each message: manifests are read again and again."""
+    log.warning("%s", message)

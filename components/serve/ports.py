@@ -59,3 +59,12 @@ class Ports:
     ) -> None:
         for holder in self._held.values():
             holder.close()
+
+
+def is_listened_on(port: int) -> bool:
+    """Whether somebody accepts connections on a port of loopback, within half a second."""
+    try:
+        socket.create_connection((HOST, port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True

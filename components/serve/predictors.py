@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from time import monotonic
 
+from fti.common.errors import ServingError
 from fti.common.inference_service import Revision
 from fti.common.settings import Settings
-from fti.serve.ports import HOST, Ports
+from fti.serve.ports import HOST, Ports, is_listened_on
 from fti.serve.process import Child, stop_all, tail
 from fti.serve.protocol import REVISION_HEADER
 from fti.serve.unit import Unit, fresh_log
@@ -87,7 +88,7 @@ class Predictors:
             name=f"the predictor {name}",
             argv=command(service, revision, port, grpc_port),
             log=fresh_log(self._settings, name),
-            probe=lambda: answers(port, service, revision),
+            probe=lambda: answers(port, service, revision) and is_listened_on(grpc_port),
         )
         return Predictor(unit, port, grpc_port)
 
@@ -113,6 +114,15 @@ def command(service: str, revision: Revision, port: int, grpc_port: int) -> list
     argv += ["--name", service, "--revision", revision.name, "--host", HOST]
     argv += ["--http_port", str(port), "--grpc_port", str(grpc_port)]
     return argv + (["--feature_repo", revision.feature_repo] if revision.feature_repo else [])
+
+
+def not_started(name: str, predictor: Predictor) -> ServingError:
+    """That a predictor could not start, and how its log ends."""
+    unit = predictor.unit
+    return ServingError(
+        f"the predictor {name} ended; its log {unit.log} ends:\n{tail(unit.log)}\n",
+        remedy="Serve the other services by name: fti serve NAME",
+    )
 
 
 def child_environ(settings: Settings) -> Mapping[str, str]:

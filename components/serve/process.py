@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from fti.serve import launch
+from fti.serve.logs import readable
 
 _LAUNCHER = (sys.executable, "-I", "-S", launch.__file__)
 
@@ -72,9 +73,9 @@ def stop_all(children: Iterable[Child], grace: float) -> None:
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log, or a word that it is empty."""
+    """The last lines of a log, as people read them, or a word that it is empty."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         text = ""
-    return "\n".join(text.splitlines()[-lines:]) or "(its log is empty)"
+    return "\n".join(readable(line) for line in text.splitlines()[-lines:]) or "(its log is empty)"

@@ -4,9 +4,13 @@ What is malformed, mis-shaped, mis-typed, unknown or missing raises `BadRequestE
 See the Open Inference Protocol, with its binary tensor data extension.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fti.common.inputs import Inputs
 from fti.serve.columns import DATATYPES, BadRequestError, Schema, fit, from_bytes, from_json
 
 if TYPE_CHECKING:
@@ -15,11 +19,19 @@ if TYPE_CHECKING:
 MAX_BODY = 16 * 1024 * 1024  # bytes
 REVISION_HEADER = "x-fti-revision"
 
-_V2_FIELDS = {"id", "inputs", "outputs", "parameters"}
+# What clients made for Triton may send with any request: it orders and bounds the work of servers that keep state or a
+# queue of priorities, and changes no answer of this one.
+HARMLESS = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
+
+_V1_FIELDS = {"instances"}
+_V2_FIELDS = {"id", "model_name", "inputs", "outputs", "parameters"}
+_PLAIN = ("name", "datatype", "shape", "data")
+_JSON, _BINARY = itemgetter(*_PLAIN), itemgetter(*_PLAIN[:3], "parameters")
+_SIZE = itemgetter("binary_data_size")
 _INPUT_FIELDS = {"name", "shape", "datatype", "data", "parameters"}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """A request, decoded.
 
@@ -31,15 +43,14 @@ class Request:
         binary: Whether outputs that say nothing else come as binary data.
     """
 
-    columns: "dict[str, np.ndarray]"
+    columns: "Mapping[str, np.ndarray]"
     rows: int
     id: str = ""
     outputs: dict[str, bool] = field(default_factory=dict)
     binary: bool = False
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One input of a V2 request, its values not yet converted.
 
     Attributes:
@@ -62,10 +73,13 @@ def decode_v1(body: bytes, schema: Schema) -> Request:
         BadRequestError: The body is anything else.
     """
     message = _object(body)
-    _only(message, {"instances"}, "the request")
+    _only(message, _V1_FIELDS, "the request")
     instances = message.get("instances")
     if not isinstance(instances, list) or not instances:
         raise BadRequestError('instances: missing or empty. Allowed: {"instances": [{"column": value, ...}, ...]}')
+    schema.check_rows(len(instances))
+    if (inputs := schema.arranger.rows(instances)) is not None:
+        return Request(inputs, len(instances))
     for row, instance in enumerate(instances):
         if not isinstance(instance, dict):
             raise BadRequestError(f"instances[{row}]: a {_kind(instance)}. Allowed: an object of columns")
@@ -81,7 +95,9 @@ def decode_v1(body: bytes, schema: Schema) -> Request:
     return Request(columns, len(instances))
 
 
-def decode_v2(body: bytes, schema: Schema, outputs: "frozenset[str]", json_length: int | None = None) -> Request:
+def decode_v2(
+    body: bytes, schema: Schema, outputs: "frozenset[str]", json_length: int | None = None, model: str = ""
+) -> Request:
     """Decodes an inference request of the V2 protocol, in JSON or with binary tensor data.
 
     Args:
@@ -89,6 +105,7 @@ def decode_v2(body: bytes, schema: Schema, outputs: "frozenset[str]", json_lengt
         schema: What the model takes.
         outputs: The names of the outputs that it gives.
         json_length: The value of `Inference-Header-Content-Length`: where binary data begin.
+        model: The model's name, which the body may repeat, as KServe's client does.
 
     Raises:
         BadRequestError: The request is malformed or does not suit the model.
@@ -97,17 +114,19 @@ def decode_v2(body: bytes, schema: Schema, outputs: "frozenset[str]", json_lengt
         raise BadRequestError(f"Inference-Header-Content-Length: {json_length}. Allowed: 1 to {len(body)}")
     message = _object(body[:json_length])
     _only(message, _V2_FIELDS, "the request")
-    identity, parameters = message.get("id", ""), message.get("parameters", {})
+    identity, parameters = message.get("id", ""), _without_harmless(message.get("parameters", {}))
+    if message.get("model_name", model) != model:
+        raise BadRequestError(f"model_name: allowed is {model or 'none'}, as in the path")
     if not isinstance(identity, str):
         raise BadRequestError(f"id: a {_kind(identity)}. Allowed: text")
     binary = _flag(parameters, "binary_data_output", "parameters")
-    tensors = _tensors(message.get("inputs"), None if json_length is None else body[json_length:])
+    inputs, blob = message.get("inputs"), None if json_length is None else body[json_length:]
     asked = _outputs(message.get("outputs", []), outputs, binary)
-    columns, rows = columns_of(tensors, schema)
+    columns, rows = _plain(inputs, blob, schema) or columns_of(_tensors(inputs, blob), schema)
     return Request(columns, rows, identity, asked, binary)
 
 
-def columns_of(tensors: list[Tensor], schema: Schema) -> "tuple[dict[str, np.ndarray], int]":
+def columns_of(tensors: Sequence[Tensor], schema: Schema) -> "tuple[Mapping[str, np.ndarray], int]":
     """Checks and converts the tensors of a V2 request, from whatever transport.
 
     Returns:
@@ -116,11 +135,16 @@ def columns_of(tensors: list[Tensor], schema: Schema) -> "tuple[dict[str, np.nda
     Raises:
         BadRequestError: Names, shapes or values do not suit the model.
     """
-    names = [tensor.name for tensor in tensors]
+    names, datatypes, shapes, contents = zip(*tensors, strict=True)
+    rows = shapes[0][0] if shapes[0] else 0
+    schema.check_rows(rows)
+    if _of_rows(rows, shapes):
+        inputs = schema.arranger.tensors(names, datatypes, rows, contents)
+        if inputs is not None:
+            return inputs, rows
     if len(set(names)) != len(names):
         raise BadRequestError(f"inputs: {next(n for n in names if names.count(n) > 1)!r} comes twice")
     form = schema.form(frozenset(names), "inputs")
-    rows = tensors[0].shape[0] if tensors[0].shape else 0
     columns = {}
     for tensor in tensors:
         name, shape = tensor.name, tensor.shape
@@ -132,6 +156,35 @@ def columns_of(tensors: list[Tensor], schema: Schema) -> "tuple[dict[str, np.nda
             values = from_json(name, tensor.datatype, _flat(tensor, rows))
         columns[name] = fit(name, form[name], tensor.datatype, values)
     return columns, rows
+
+
+def _plain(inputs: Any, blob: bytes | None, schema: Schema) -> tuple[Inputs, int] | None:
+    """The tensors of a request in the usual form; None where it has another, for `_tensors` to take or refuse."""
+    try:
+        names, datatypes, shapes, values = zip(*map(_JSON if blob is None else _BINARY, inputs), strict=True)
+        rows = shapes[0][0]
+        if not _of_rows(rows, shapes) or set(map(len, inputs)) != {len(_PLAIN)}:
+            return None
+        schema.check_rows(rows)
+        found = schema.arranger.tensors(names, datatypes, rows, values if blob is None else _sliced(blob, values))
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return None if found is None else (found, rows)
+
+
+def _of_rows(rows: object, shapes: Sequence[Any]) -> bool:
+    """Whether all shapes are [N] or [N, 1], as JSON has them: there, `true` and 1.0 are equal to 1."""
+    if type(rows) is not int or rows < 1 or shapes.count([rows]) + shapes.count([rows, 1]) != len(shapes):
+        return False
+    return set(map(type, chain.from_iterable(shapes))) == {int}
+
+
+def _sliced(blob: bytes, parameters: Sequence[dict[str, Any]]) -> tuple[bytes, ...]:
+    sizes = list(map(_SIZE, parameters))
+    if set(map(len, parameters)) != {1} or set(map(type, sizes)) != {int} or min(sizes) < 0 or sum(sizes) != len(blob):
+        raise ValueError
+    ends = list(accumulate(sizes))
+    return tuple(blob[end - size : end] for end, size in zip(ends, sizes, strict=True))
 
 
 def _tensors(inputs: object, blob: bytes | None) -> list[Tensor]:
@@ -200,6 +253,17 @@ def _binary_size(parameters: object, name: str) -> int | None:
     if size is not None and (type(size) is not int or size < 0):
         raise BadRequestError(f"{name}: binary_data_size: {size!r}. Allowed: a whole number of bytes")
     return size
+
+
+def _without_harmless(parameters: object) -> object:
+    if not isinstance(parameters, dict):
+        return parameters
+    for name in parameters.keys() & HARMLESS:
+        if type(parameters[name]) not in {int, bool, str}:
+            raise BadRequestError(
+                f"parameters: {name}: a {_kind(parameters[name])}. Allowed: a number, boolean or text"
+            )
+    return {name: value for name, value in parameters.items() if name not in HARMLESS}
 
 
 def _flag(parameters: object, name: str, where: str, default: bool = False) -> bool:

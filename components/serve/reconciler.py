@@ -15,20 +15,20 @@ from fti.common.errors import FtiError, ServingError
 from fti.common.inference_service import CANARY, STABLE, Service
 from fti.common.settings import Settings
 from fti.serve.conditions import Status, remove_status, status_of, write_status
-from fti.serve.envoy import REQUEST_SECONDS, cluster_names
+from fti.serve.envoy import cluster_names
 from fti.serve.gateway import Gateway
+from fti.serve.kept import BAKE_SECONDS, Kept
 from fti.serve.plan import Replica, desired_services
 from fti.serve.ports import Ports
-from fti.serve.predictors import STOP_SECONDS, Predictor, Predictors, Target, child_environ
+from fti.serve.predictors import STOP_SECONDS, Predictor, Predictors, Target, child_environ, not_started
 from fti.serve.process import stop_all, tail
-from fti.serve.status import State, write_state
+from fti.serve.status import State, replica_state, write_state
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 _MANIFESTS_SECONDS = 0.25
 _BUSY_PAUSE, _IDLE_PAUSE = 0.05, 0.2
-_KEPT_SECONDS = float(REQUEST_SECONDS)  # also for requests in flight that are tried again
 
 
 class Reconciler:
@@ -39,20 +39,28 @@ class Reconciler:
         names: The services to serve; none means all, and those pushed later too.
         gateway: The gateway.
         ports: Where the predictors' ports come from.
+        bake_seconds: How long the predictor that a new stable one has replaced is kept to take over again.
 
     Attributes:
         served: The services that answer.
         failures: What cannot be served as desired, and why: by `<service>`, or `<service>-<variant>`.
     """
 
-    def __init__(self, settings: Settings, names: Sequence[str], gateway: Gateway, ports: Ports) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        names: Sequence[str],
+        gateway: Gateway,
+        ports: Ports,
+        bake_seconds: float = BAKE_SECONDS,
+    ) -> None:
         self._settings, self._names, self._gateway = settings, names, gateway
         self._predictors = Predictors(settings, ports)
         self._environ = child_environ(settings)
         self._desired: dict[str, Service] = {}
         self._errors: dict[str, ServingError] = {}
         self._routed: dict[str, list[Replica]] = {}
-        self._kept: dict[str, tuple[list[Replica], float]] = {}  # what was routed before, and until when it is kept
+        self._kept = Kept(bake_seconds)
         self.served: list[str] = []
         self.failures: dict[str, ServingError] = {}
         self._settled = self._was_settled = False
@@ -157,8 +165,7 @@ class Reconciler:
         desired = {
             (name, revision) for name, service in self._desired.items() for revision, _ in service.revisions().values()
         }
-        self._kept = {name: kept for name, kept in self._kept.items() if monotonic() < kept[1]}
-        groups = [*self._routed.values(), *(group for group, _ in self._kept.values())]
+        groups = [*self._routed.values(), self._kept.replicas(monotonic())]
         routed = {(replica.service, replica.revision) for group in groups for replica in group}
         for target in desired:
             self._predictors.of(target)
@@ -185,8 +192,7 @@ class Reconciler:
             if before == after:
                 continue
             log.info("%s: %s", name, _described(after))
-            if {each.revision for each in before} - {each.revision for each in after}:
-                self._kept[name] = (before, monotonic() + _KEPT_SECONDS)
+            self._kept.move(before, after, monotonic())
         self._routed = routes
 
     def _route(self, service: Service) -> list[Replica]:
@@ -197,7 +203,7 @@ class Reconciler:
         stable = next(replica for replica in whole if replica.variant == STABLE)
         earlier = self._earlier(service)
         if earlier and stable.revision in live and not self._of(stable).unit.ready:
-            return earlier  # it has died soon after it took over
+            return earlier  # it has died before its bake ended
         if all(replica.revision in live or self._of(replica).unit.is_sound(now) for replica in whole):
             return whole
         canaries_failed = all(self._of(replica).failure for replica in whole if replica.variant != STABLE)
@@ -207,10 +213,11 @@ class Reconciler:
         return before
 
     def _earlier(self, service: Service) -> list[Replica]:
-        """The stable predictor that this service's has replaced a moment ago, if it still answers."""
-        kept, _ = self._kept.get(service.name, ([], 0.0))
-        stable = [replica for replica in kept if replica.variant == STABLE and replica.revision != service.stable]
-        return [replace(each, percent=100) for each in stable if self._of(each).unit.ready]
+        """The stable predictor that this service's has replaced, if it is kept and answers."""
+        earlier = self._kept.earlier(service.name)
+        if earlier is None or earlier.revision == service.stable or not self._of(earlier).unit.ready:
+            return []
+        return [replace(earlier, percent=100)]
 
     def _replicas(self, service: Service) -> list[Replica]:
         replicas = []
@@ -218,7 +225,7 @@ class Reconciler:
             predictor = self._predictors.of((service.name, revision))
             shadow = service.shadow and variant == CANARY
             ports = (predictor.port, predictor.grpc_port)
-            replicas.append(Replica(service.name, variant, revision, percent, *ports, shadow))
+            replicas.append(Replica(service.name, variant, revision, percent, *ports, shadow, service.unit))
         return replicas
 
     def _of(self, replica: Replica) -> Predictor:
@@ -236,7 +243,7 @@ class Reconciler:
         for replica in (replica for service in self._desired.values() for replica in self._replicas(service)):
             name = f"{replica.service}-{replica.variant}"
             if self._of(replica).failure:
-                broken[name] = _not_started(name, self._of(replica))
+                broken[name] = not_started(name, self._of(replica))
         return broken
 
     def _publish(self) -> None:
@@ -265,10 +272,10 @@ class Reconciler:
         services: State = {}
         clusters = cluster_names([replica for group in self._routed.values() for replica in group])
         for name, group in self._routed.items():
-            revisions = {
-                replica.variant: {**self._replica_state(replica), "cluster": clusters[replica]} for replica in group
-            }
-            services[name] = {"url": self._gateway.url(name), "revisions": revisions}
+            revisions = {each.variant: replica_state(each, self._of(each).unit, clusters[each]) for each in group}
+            earlier = self._kept.earlier(name)
+            kept = earlier.revision.name if earlier and earlier.revision not in {of.revision for of in group} else None
+            services[name] = {"url": self._gateway.url(name), "revisions": revisions, "kept": kept}
         gateway = self._gateway
         return {
             "port": gateway.port,
@@ -277,19 +284,6 @@ class Reconciler:
             "services": services,
             "predictor_pids": self._predictors.pids(),
             "failures": {name: str(error) for name, error in self.failures.items()},
-        }
-
-    def _replica_state(self, replica: Replica) -> State:
-        unit = self._of(replica).unit
-        return {
-            "revision": replica.revision.name,
-            "percent": replica.percent,
-            "shadow": replica.shadow,
-            "pid": unit.child.pid if unit.child else None,
-            "port": replica.port,
-            "grpc_port": replica.grpc_port,
-            "ready": unit.ready,
-            "restarts": unit.restarts,
         }
 
     def _raise_failure(self) -> None:
@@ -302,11 +296,3 @@ class Reconciler:
 def _described(group: Sequence[Replica]) -> str:
     shares = (f"{replica.variant} {replica.revision.name} {replica.percent} %" for replica in group)
     return ", ".join(shares) or "no longer served"
-
-
-def _not_started(name: str, predictor: Predictor) -> ServingError:
-    unit = predictor.unit
-    return ServingError(
-        f"the predictor {name} ended; its log {unit.log} ends:\n{tail(unit.log)}\n",
-        remedy="Serve the other services by name: fti serve NAME",
-    )

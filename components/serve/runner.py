@@ -9,6 +9,7 @@ from threading import Event
 from fti.common.errors import BusyError
 from fti.common.settings import Settings
 from fti.serve.gateway import Gateway
+from fti.serve.kept import BAKE_SECONDS
 from fti.serve.plan import check_pushed
 from fti.serve.ports import DEFAULT_PORT, Ports
 from fti.serve.reconciler import Reconciler
@@ -24,6 +25,7 @@ def serve(
     names: Sequence[str] = (),
     port: int = DEFAULT_PORT,
     on_ready: Callable[[Endpoints], None] | None = None,
+    bake_seconds: float = BAKE_SECONDS,
 ) -> None:
     """Serves pushed services until SIGINT or SIGTERM, and takes over whatever is pushed meanwhile.
 
@@ -34,13 +36,14 @@ def serve(
         names: The services; none means all.
         port: The gateway's port on 127.0.0.1; 0 lets the system choose.
         on_ready: Called once all that can be served is, with each service's URL.
+        bake_seconds: How long the predictor that a new stable one has replaced is kept to take over again.
 
     Raises:
         ConfigError: A service was never pushed.
         BusyError: The port is in use, or these services are served already.
         ServingError: Nothing was pushed, or no service can start.
     """
-    with stopped_by_signals() as stop, _session(settings, names, port) as (reconciler, gateway):
+    with stopped_by_signals() as stop, _session(settings, names, port, bake_seconds) as (reconciler, gateway):
         if reconciler.wait_settled(stop):
             if not reconciler.served:
                 raise next(iter(reconciler.failures.values()))
@@ -53,20 +56,23 @@ def serve(
 
 
 @contextmanager
-def running(settings: Settings, names: Sequence[str] = (), port: int = 0) -> Iterator[Endpoints]:
+def running(
+    settings: Settings, names: Sequence[str] = (), port: int = 0, bake_seconds: float = BAKE_SECONDS
+) -> Iterator[Endpoints]:
     """Serves pushed services within a `with` block; yields each service's URL.
 
     Args:
         settings: Where manifests, packages and state lie.
         names: The services; none means all.
         port: The gateway's port on 127.0.0.1; 0 lets the system choose.
+        bake_seconds: As `serve` takes it.
 
     Raises:
         ConfigError: A service was never pushed.
         BusyError: The port is in use, or these services are served already.
         ServingError: Nothing was pushed, or a predictor cannot start.
     """
-    with _session(settings, names, port) as (reconciler, gateway):
+    with _session(settings, names, port, bake_seconds) as (reconciler, gateway):
         reconciler.wait_settled(Event())
         for error in reconciler.failures.values():
             raise error
@@ -74,13 +80,15 @@ def running(settings: Settings, names: Sequence[str] = (), port: int = 0) -> Ite
 
 
 @contextmanager
-def _session(settings: Settings, names: Sequence[str], port: int) -> Iterator[tuple[Reconciler, Gateway]]:
+def _session(
+    settings: Settings, names: Sequence[str], port: int, bake_seconds: float
+) -> Iterator[tuple[Reconciler, Gateway]]:
     check_pushed(settings, names)
     with ExitStack() as stack:
         stack.enter_context(_only_runner(settings))
         ports = stack.enter_context(Ports())
         gateway = Gateway(ports.reserve(port), ports.reserve(), settings)
-        reconciler = Reconciler(settings, names, gateway, ports)
+        reconciler = Reconciler(settings, names, gateway, ports, bake_seconds)
         stack.callback(remove_state, settings)
         stack.callback(reconciler.stop)
         reconciler.start()

@@ -10,6 +10,9 @@ from fti.common.errors import FtiError, ServingError
 from fti.common.files import atomic_file
 from fti.common.inference_service import CANARY, read_service, service_names
 from fti.common.settings import Settings
+from fti.serve.envoy import GRPC
+from fti.serve.plan import Replica
+from fti.serve.unit import Unit
 
 State = dict[str, Any]
 
@@ -24,6 +27,28 @@ def write_state(state: State, settings: Settings) -> None:
     own = {"pid": os.getpid(), "pid_started": _started(os.getpid())}
     with atomic_file(state_path(settings)) as scratch:
         scratch.write_text(json.dumps({**own, **state}, indent=2) + "\n", encoding="utf-8")
+
+
+def replica_state(replica: Replica, unit: Unit, cluster: str) -> State:
+    """The state of a predictor that has traffic.
+
+    Args:
+        replica: Its share and ports.
+        unit: Its process.
+        cluster: The gateway's name for its share of the traffic over HTTP.
+    """
+    return {
+        "revision": replica.revision.name,
+        "percent": replica.percent,
+        "shadow": replica.shadow,
+        "pid": unit.child.pid if unit.child else None,
+        "port": replica.port,
+        "grpc_port": replica.grpc_port,
+        "ready": unit.ready,
+        "restarts": unit.restarts,
+        "cluster": cluster,
+        "grpc_cluster": cluster + GRPC,
+    }
 
 
 def remove_state(settings: Settings) -> None:
@@ -46,7 +71,8 @@ def read(settings: Settings) -> State:
 
     Returns:
         `pid` and `port` of the runner or None; and `services`: by name `desired` (variant to revision and percent),
-        `actual` (url, and variant to revision, percent, pid, port, grpc_port, ready, restarts) or None, `in_sync`
+        `actual` (url; `revisions`, by variant what `replica_state` says; and `kept`, the revision that takes over again
+        should the stable one die, or None) or None, `in_sync`
         (whether all that is desired runs and is ready), `failures` (why a variant cannot be served) and `error` where
         a manifest cannot be read.
     """

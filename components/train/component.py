@@ -4,10 +4,10 @@ from typing import Any, Dict, List
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
-from fti.step import step
+from fti.step import training_step
 
 
-@step
+@training_step
 def train(
     train: Input[Dataset],
     validation: Input[Dataset],
@@ -23,13 +23,14 @@ def train(
 ) -> None:
     """Trains a model and writes it as a model package: an ONNX graph to serve, the native model, and their papers.
 
-    Imputation, scaling and encoding are inside the graph. The same data, parameters and seed give the same digest.
+    Imputation, scaling and encoding are inside the graph. The same data, parameters and seed give the same digest. A
+    torch module that has no ONNX form is packaged as a program of torch's operators instead.
 
     Args:
         train: The table to fit, as `retrieve` writes it.
         validation: The table to choose by: when to stop, and the threshold of a binary model (best F1).
         algorithm: `logistic_regression`, `linear_regression`, `hist_gradient_boosting`, `random_forest`, `mlp`, or
-            `module:function`, which returns a scikit-learn estimator of your own.
+            `module:function`, which returns a scikit-learn estimator or a torch module of your own.
         model: The model package, a folder.
         metrics: Validation metrics, rows and seconds.
         hyperparameters: Of the algorithm; a wrong name is answered with the right ones.

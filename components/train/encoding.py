@@ -5,16 +5,15 @@ that is rare, or was never seen, counts as unknown.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fti.common.model_package import Signature, Task
+from fti.common.model_package import Task
 from fti.train.data import TrainingData
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 RAREST = 20  # rows that a category needs to be told apart
 MOST_CATEGORIES = 250
@@ -106,14 +105,6 @@ def common_categories(column: "np.ndarray") -> tuple[str, ...]:
     """The values of a text column [N] that are worth telling apart, most frequent first; at least one."""
     counts = sorted(Counter(column.tolist()).items(), key=lambda item: (-item[1], item[0]))
     return tuple(value for value, count in counts[:MOST_CATEGORIES] if count >= RAREST) or (counts[0][0],)
-
-
-def as_frame(signature: Signature, feed: "Mapping[str, np.ndarray]") -> "pd.DataFrame":
-    """Rows as scikit-learn takes them: numeric columns first, then text, under their names."""
-    import pandas as pd
-
-    names = {"numeric": signature.numeric, "categorical": signature.categorical}
-    return pd.concat([pd.DataFrame(feed[part], columns=list(names[part])) for part in names if part in feed], axis=1)
 
 
 def _arrays(categories: Sequence[Sequence[str]]) -> "list[np.ndarray]":

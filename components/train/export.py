@@ -92,14 +92,23 @@ def _renumber(node: Any, numbers: dict[int, int], names: dict[str, str]) -> None
 
 
 def _with_output(graph: Any, name: str) -> Any:
-    """Keeps the last output (after a classifier's label) and gives it the name that every package uses."""
-    from onnx import helper
+    """Keeps the last output (after a classifier's label) and gives it the name that every package uses.
+
+    Sums of float32 leave probabilities of trees a little above 1, which is then no probability.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
 
     old = graph.graph.output[-1]
     kept = helper.make_tensor_value_info(name, old.type.tensor_type.elem_type, [None, _width(old)])
     del graph.graph.output[:]
     graph.graph.output.append(kept)
-    graph.graph.node.append(helper.make_node("Identity", [old.name], [name], name=name))
+    if name == "value":
+        graph.graph.node.append(helper.make_node("Identity", [old.name], [name], name=name))
+        return graph
+    bounds = {"probability_least": 0.0, "probability_most": 1.0}
+    graph.graph.initializer.extend(numpy_helper.from_array(np.float32(at), bound) for bound, at in bounds.items())
+    graph.graph.node.append(helper.make_node("Clip", [old.name, *bounds], [name], name=name))
     return graph
 
 

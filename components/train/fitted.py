@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fti.common.errors import TrainingError
-from fti.common.scoring import open_session, run_graph
+from fti.common.model_package import ONNX
+from fti.common.scoring import open_backend, run_backend
 from fti.train.data import Rows, TrainingData
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Fitted:
     """A fitted model in both of its forms.
 
     Attributes:
-        onnx: The serialised graph.
+        onnx: The serialised graph; empty where torch serves the native model.
         native: File names and contents of the native model.
         score: The native model's scores of a feed: probabilities [N, k] or values [N].
         hyperparameters: All of them, defaults included.
@@ -35,7 +36,7 @@ class Fitted:
 
 
 def graph_scores(fitted: Fitted, data: TrainingData, rows: Rows) -> "np.ndarray":
-    """The graph's scores of rows, checked against the native model's.
+    """The scores of rows as they will be served, checked against the native model's.
 
     Returns:
         Probabilities [N, k] or values [N].
@@ -46,8 +47,8 @@ def graph_scores(fitted: Fitted, data: TrainingData, rows: Rows) -> "np.ndarray"
     import numpy as np
 
     regression = data.signature.task == "regression"
-    session = open_session(fitted.onnx, threads=1)
-    scores = run_graph(session, rows.feed, "value" if regression else "probability")
+    files = {ONNX: fitted.onnx} if fitted.onnx else fitted.native
+    scores = run_backend(open_backend(files, data.signature.task, threads=1), rows.feed)
     if regression:
         scores = scores[:, 0]
     native = fitted.score(rows.feed)
@@ -56,7 +57,7 @@ def graph_scores(fitted: Fitted, data: TrainingData, rows: Rows) -> "np.ndarray"
     worst = float(np.abs(scores - native).max()) / scale
     if not worst <= TOLERANCE:
         raise TrainingError(
-            f"the ONNX graph differs from the native model by {worst:.2g} on the validation rows",
+            f"what would be served differs from the native model by {worst:.2g} on the validation rows",
             allowed=f"at most {TOLERANCE:g}",
             remedy="Choose another estimator or preprocessing that ONNX reproduces",
         )

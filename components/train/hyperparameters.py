@@ -75,6 +75,17 @@ class Mlp:
     patience: int = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Fitting:
+    """How a torch module of the user's own is fitted; the other hyperparameters are the module's."""
+
+    learning_rate: float = 0.002
+    weight_decay: float = 0.0001
+    batch_size: int = 1024
+    max_epochs: int = 30
+    patience: int = 4
+
+
 def parse(kind: type[P], given: Mapping[str, object], algorithm: str) -> P:
     """Checks given hyperparameters against a dataclass; whole floats serve as integers, as KFP sends them.
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EXAMPLES = 5
+_BACKGROUND = 100  # as shap takes by default: explanations cost in proportion, and are as good as it is representative
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 _LIBRARIES = ("kfp-fti", "numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx", "torch")
 
 
@@ -106,6 +108,7 @@ def train_model(
         signature=signature,
         onnx=fitted.onnx,
         native=fitted.native,
+        background=_background(signature, data.train),
         examples=_examples(signature, data.validation, scores),
         provenance=provenance,
         card=model_card(signature, provenance),
@@ -123,15 +126,30 @@ def _with_threshold(data: TrainingData, scores: "np.ndarray") -> Signature:
 
 def _examples(signature: Signature, rows: Rows, scores: "np.ndarray") -> dict[str, object]:
     """The first rows as a caller would send them, with their scores."""
-    columns: dict[str, list[object]] = {}
+    columns = _columns(signature, rows, range(min(_EXAMPLES, len(rows.target))))
+    inputs = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {"inputs": inputs, "outputs": scores[:_EXAMPLES].round(6).tolist()}
+
+
+def _background(signature: Signature, rows: Rows) -> dict[str, list[object]]:
+    """Rows spread evenly over all, in no rhythm that time could have, and without a random generator of any version.
+
+    Multiples of the golden ratio, modulo 1, are spread as evenly as points can be (Weyl's sequence).
+    """
+    count = len(rows.target)
+    places = {int(number * _GOLDEN_RATIO % 1 * count) for number in range(1, min(_BACKGROUND, count) + 1)}
+    return _columns(signature, rows, sorted(places))
+
+
+def _columns(signature: Signature, rows: Rows, places: Sequence[int]) -> dict[str, list[object]]:
+    """Some rows by column, as a caller would send their values."""
+    found: dict[str, list[object]] = {}
     for part, names in (("numeric", signature.numeric), ("categorical", signature.categorical)):
         for position, name in enumerate(names):
-            columns[name] = rows.feed[part][:_EXAMPLES, position].tolist()
-    inputs = [
-        {feature.name: _plain(columns[feature.name][row], feature.dtype) for feature in signature.inputs}
-        for row in range(min(_EXAMPLES, len(rows.target)))
-    ]
-    return {"inputs": inputs, "outputs": scores[:_EXAMPLES].round(6).tolist()}
+            found[name] = rows.feed[part][list(places), position].tolist()
+    return {
+        feature.name: [_plain(value, feature.dtype) for value in found[feature.name]] for feature in signature.inputs
+    }
 
 
 def _plain(value: object, dtype: str) -> object:

@@ -1,21 +1,23 @@
-"""scikit-learn's models, and estimators of the user's own, behind one interface."""
+"""scikit-learn's models, and estimators and modules of the user's own, behind one interface."""
 
 import hashlib
 import importlib
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fti.common.errors import TrainingError
+from fti.common.scoring import as_frame
 from fti.train.data import TrainingData
-from fti.train.encoding import as_frame, context_of
+from fti.train.encoding import context_of
 from fti.train.export import to_onnx, to_skops
 from fti.train.fitted import Fitted
-from fti.train.hyperparameters import Boosting, Forest, Linear, Logistic, whole_numbers
+from fti.train.hyperparameters import Boosting, Fitting, Forest, Linear, Logistic, parse, whole_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,14 +68,14 @@ def fit_forest(data: TrainingData, parameters: Forest, seed: int) -> Fitted:
 
 
 def fit_own(data: TrainingData, algorithm: str, hyperparameters: Mapping[str, object], seed: int) -> Fitted:
-    """An estimator of the user's own.
+    """An estimator or a torch module of the user's own.
 
     Args:
         data: The rows.
         algorithm: `module:function`. The function takes the hyperparameters (a dict; whole floats as integers) and a
             `fti.train.encoding.Context`, and returns an unfitted scikit-learn estimator or pipeline over the numeric
-            columns, then the text columns, chosen by position.
-        hyperparameters: Handed to the function.
+            columns, then the text columns, chosen by position; or a torch module, see `fti.train.torch_own`.
+        hyperparameters: Handed to the function; those of `hyperparameters.Fitting` also rule how a module is fitted.
         seed: Handed to the function in the context.
 
     Raises:
@@ -81,20 +83,37 @@ def fit_own(data: TrainingData, algorithm: str, hyperparameters: Mapping[str, ob
     """
     function = _imported(algorithm)
     given = {name: whole_numbers(value) for name, value in hyperparameters.items()}
-    try:
-        estimator = function(given, context_of(data, seed))
-    except Exception as error:  # somebody else's code
-        raise TrainingError(f"{algorithm} failed: {type(error).__name__}: {error}") from error
+    context = context_of(data, seed)
+    source = inspect.getsourcefile(function)
+    notes = {"source": hashlib.sha256(Path(source).read_bytes()).hexdigest()} if source else {}
+
+    def make() -> Any:
+        try:
+            return function(given, context)
+        except Exception as error:  # somebody else's code
+            raise TrainingError(f"{algorithm} failed: {type(error).__name__}: {error}") from error
+
+    estimator = make()
+    if _is_torch(estimator):
+        from fti.train.torch_own import fit_module
+
+        names = {field.name for field in fields(Fitting)}
+        fitting = parse(Fitting, {name: value for name, value in given.items() if name in names}, algorithm)
+        return fit_module(data, context, make, fitting, hyperparameters=given, notes=notes)
     needed = ("fit", "predict") if data.signature.task == "regression" else ("fit", "predict_proba")
     absent = [name for name in needed if not hasattr(estimator, name)]
     if absent:
         raise TrainingError(
             f"{algorithm} returned {type(estimator).__name__}, which has no {' and no '.join(absent)}",
-            allowed=f"a scikit-learn estimator or pipeline with {' and '.join(needed)}",
+            allowed=f"a scikit-learn estimator or pipeline with {' and '.join(needed)}, or a torch module",
         )
-    source = inspect.getsourcefile(function)
-    notes = {"source": hashlib.sha256(Path(source).read_bytes()).hexdigest()} if source else {}
     return _fit(data, estimator, given, notes)
+
+
+def _is_torch(made: Any) -> bool:
+    """Whether something is a torch module, without importing torch for what is not."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(made, torch.nn.Module)
 
 
 def _imported(algorithm: str) -> Callable[..., Any]:

@@ -11,12 +11,13 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from fti.common.devices import torch_device
 from fti.common.errors import TrainingError
 from fti.common.model_package import as_json
 from fti.train.data import Rows, TrainingData
 from fti.train.encoding import context_of
 from fti.train.fitted import Fitted
-from fti.train.hyperparameters import Mlp
+from fti.train.hyperparameters import Fitting, Mlp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,10 +45,10 @@ def fit_mlp(data: TrainingData, parameters: Mlp, seed: int) -> Fitted:
             allowed="batch_size, max_epochs and every width at least 1, dropout below 1",
         )
     shape = _shape(data, parameters, seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _deterministic(seed):
+    device = torch_device("auto")
+    with deterministic(seed):
         network = build(shape).to(device)
-        epochs = _fit(
+        epochs = fit_network(
             network, _tensors(data.train, shape, device), _tensors(data.validation, shape, device), parameters
         )
     network = network.cpu().eval()
@@ -108,17 +109,13 @@ def _shape(data: TrainingData, parameters: Mlp, seed: int) -> dict[str, Any]:
 
     categories = [sorted(column) for column in context_of(data, seed).categories]
     numeric = data.train.feed.get("numeric", np.empty((len(data.train.target), 0), dtype=np.float32))
-    known = np.isfinite(numeric)
-    counts = np.maximum(known.sum(axis=0), 1)
-    filled = np.where(known, numeric, 0).astype(np.float64)
-    mean = filled.sum(axis=0) / counts
-    std = np.sqrt((np.where(known, numeric - mean, 0) ** 2).sum(axis=0) / counts)
+    mean, std = scaling(numeric)
     target = data.train.target
     regression = data.signature.task == "regression"
     return {
         "task": data.signature.task,
-        "mean": mean.astype(np.float32).tolist(),
-        "std": np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1).astype(np.float32).tolist(),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
         "largest": _LARGEST,
         "categories": categories,
         "embeddings": [min(parameters.embedding, (len(column) + 2) // 2) for column in categories],
@@ -128,6 +125,19 @@ def _shape(data: TrainingData, parameters: Mlp, seed: int) -> dict[str, Any]:
         "target_mean": float(target.mean()) if regression else 0.0,
         "target_std": (float(target.std()) or 1.0) if regression else 1.0,
     }
+
+
+def scaling(numeric: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+    """Mean and standard deviation of columns, float32 [n] each, over the numbers that are there; 1 for a constant."""
+    import numpy as np
+
+    known = np.isfinite(numeric)
+    counts = np.maximum(known.sum(axis=0), 1)
+    filled = np.where(known, numeric, 0).astype(np.float64)
+    mean = filled.sum(axis=0) / counts
+    std = np.sqrt((np.where(known, numeric - mean, 0) ** 2).sum(axis=0) / counts)
+    std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1)
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def mlp_inputs(
@@ -159,13 +169,26 @@ def _tensors(rows: Rows, shape: Mapping[str, Any], device: "torch.device") -> "t
     return (*mlp_inputs(rows.feed, shape, device), target.to(device))
 
 
-def _fit(
+def fit_network(
     network: "torch.nn.Module",
     train: "tuple[torch.Tensor, ...]",
     validation: "tuple[torch.Tensor, ...]",
-    parameters: Mlp,
+    parameters: Mlp | Fitting,
 ) -> int:
-    """Fits until the validation loss stops falling; keeps the best weights. Returns their epoch, from 1."""
+    """Fits until the validation loss stops falling; keeps the best weights.
+
+    Args:
+        network: Takes all of a batch but its last tensor, the target: codes of classes, or floats.
+        train: Numbers, codes and target of the rows to fit.
+        validation: Of those to stop by.
+        parameters: Learning rate, batch size and the like.
+
+    Returns:
+        The epoch of the best weights, from 1.
+
+    Raises:
+        TrainingError: The loss is never finite.
+    """
     import torch
 
     optimizer = torch.optim.AdamW(
@@ -187,7 +210,7 @@ def _fit(
         elif epoch - best_epoch >= parameters.patience:
             break
     if not best_epoch:
-        raise TrainingError("the loss of mlp is not finite", remedy="Lower learning_rate")
+        raise TrainingError("the loss of the network is not finite", remedy="Lower learning_rate")
     network.load_state_dict(weights)
     return best_epoch
 
@@ -204,7 +227,7 @@ def _loss(
 
 
 @contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
+def deterministic(seed: int) -> Iterator[None]:
     """Seeds torch and fixes the order of its sums; leaves both as they were."""
     import os
 

@@ -13,10 +13,11 @@ def validate(
     rejected: Output[Dataset],
     report: Output[HTML],
     metrics: Output[Metrics],
-) -> None:
+) -> str:
     """Holds every row of a table against its data contract; rows that break it are set aside, with the reasons.
 
-    Beyond the share that the contract tolerates the step fails, and names the worst rules.
+    Never fails for what is wrong with the data, for KFP keeps no outputs of a step that failed: let `require` follow,
+    which stops the run where the table is refused.
 
     Args:
         raw: The table, as Parquet.
@@ -25,6 +26,9 @@ def validate(
         rejected: Rows that break it, as they came, with a column "reasons".
         report: Violations with examples, missing values, and the distribution of every column.
         metrics: Rows, rejected rows, their share, and rows that break each of the worst rules.
+
+    Returns:
+        `accepted`; or, beyond the share that the contract tolerates, why not, with the worst rules.
     """
     from fti.validate.logic import validate as run
 
@@ -34,4 +38,4 @@ def validate(
         artifact.metadata.update({"table": table, "rows": rows})
     for name, value in verdict.metrics.items():
         metrics.log_metric(name, value)
-    verdict.require_accepted()
+    return verdict.sentence

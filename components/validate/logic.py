@@ -34,7 +34,7 @@ def validate(
     """Splits a table by its contract, in the order of its rows, and reports on it.
 
     All three outputs are written also when the table is not accepted: they say why. The caller decides by
-    `Verdict.require_accepted`.
+    `Verdict.accepted`.
 
     Args:
         raw: A Parquet file.

@@ -50,16 +50,23 @@ class Verdict:
         worst = {f"broken {b.rule.name}": float(b.rows) for b in self.broken[:_METRICS] if b.rows}
         return {"rows": float(self.rows), "rejected": float(self.rejected), "reject_share": self.reject_share, **worst}
 
+    @property
+    def sentence(self) -> str:
+        """`accepted`, or why not: what the step `require` reads."""
+        return str(self._refusal()) if self.problems else "accepted"
+
     def require_accepted(self) -> None:
-        """Stops a pipeline.
+        """Stops whoever goes on with the table.
 
         Raises:
             RejectedDataError: The table breaks its contract beyond tolerance; names the worst rules.
         """
-        if self.accepted:
-            return
+        if self.problems:
+            raise self._refusal()
+
+    def _refusal(self) -> RejectedDataError:
         worst = ", ".join(f"{b.rule.name} ({b.rows:,})" for b in self.broken[:_WORST] if b.rows)
-        raise RejectedDataError(
+        return RejectedDataError(
             f"{self.table or 'the table'} breaks its contract: {'; '.join(self.problems)}"
             + (f". Worst rules, with rows: {worst}" if worst else ""),
             remedy="See the data report and the rejected rows; mend the data, or the contract",

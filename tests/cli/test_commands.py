@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fti.common.settings import Settings
+from fti.compilation import COMPONENTS
+from fti.pipelines import PIPELINES
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +24,11 @@ def fti(*arguments: str, code: int = 0, stdin: str = "") -> str:
 
 def test_help_names_every_verb_and_the_way_through() -> None:
     text = fti("--help")
-    for verb in ("run", "compile", "serve", "predict", "status", "promote", "rollback", "demo"):
+    here, on_cluster = (
+        ("run", "serve", "predict", "status", "promote", "rollback", "demo"),
+        ("upload", "follow", "schedule"),
+    )
+    for verb in (*here, "compile", *on_cluster):
         assert f"\n  {verb} " in text
     assert "fti run loop" in text
 
@@ -79,5 +85,11 @@ def test_status_of_an_empty_home(settings: Settings) -> None:
 
 def test_compile_writes_every_pipeline_and_component(tmp_path: Path) -> None:
     written = fti("compile", "--output", str(tmp_path)).split()
-    assert len(written) == 13
+    assert len(written) == len(PIPELINES) + len(COMPONENTS)
     assert all(Path(path).is_file() for path in written)
+
+
+def test_compile_writes_the_pipelines_that_are_named(tmp_path: Path) -> None:
+    assert fti("compile", "features", "--output", str(tmp_path)).split() == [str(tmp_path / "pipelines/features.yaml")]
+    assert "'nothing' is not one of" in fti("compile", "nothing", code=2)
+    assert "the resource profile large cannot be read" in fti("compile", "--resources", "large", code=1)

@@ -162,7 +162,7 @@ def test_a_home_that_is_no_folder_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_failed_step_leads_to_its_report(settings: Settings) -> None:
-    with pytest.raises(StepFailedError, match=r"Its report: .*reports") as caught:
+    with pytest.raises(StepFailedError, match=r"The reports: .*reports") as caught:
         run_pipeline(steps.reporting, {}, settings)
-    folder = str(caught.value).split("Its report: ")[1].split(". The whole log")[0]
+    folder = str(caught.value).split("The reports: ")[1].split(". The whole log")[0]
     assert [page.read_text() for page in Path(folder).iterdir()] == ["<p>why</p>"]

@@ -126,22 +126,22 @@ def test_written_read_and_listed(settings: Settings) -> None:
     assert read_service("late", settings) is None
     assert stable_package_uri("late", settings) is None
     service = Service("late", Revision("a" * 64, "s3://m/a"))
-    path = write_service(service, settings)
-    assert path == manifest_path("late", settings)
+    write_service(service, settings)
+    assert manifest_path("late", settings).is_file()
     assert service_names(settings) == ["late"]
     assert read_service("late", settings) == service
     assert stable_package_uri("late", settings) == "s3://m/a"
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Late", "1st", "late_arrival", "-late", "late-", "late.arrival", "l/ate", "x" * 51]
+    "name", ["", "Late", "1st", "late_arrival", "-late", "late-", "late.arrival", "l/ate", "x" * 41]
 )
 def test_names_that_kubernetes_refuses(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a service"):
         check_name(name)
 
 
-@pytest.mark.parametrize("name", ["a", "late-arrival", "x" * 50, "v2"])
+@pytest.mark.parametrize("name", ["a", "late-arrival", "x" * 40, "v2"])
 def test_names_that_kubernetes_takes(name: str) -> None:
     check_name(name)
 

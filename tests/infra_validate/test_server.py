@@ -152,11 +152,11 @@ def test_a_server_that_dies_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPat
         def tire():
             import fti.serve.model as model
             answer, left = model.PackagedModel.answer, [30]
-            async def tired(self, request):
+            async def tired(self, *given):
                 left[0] -= 1
                 if not left[0]:
                     os._exit(7)
-                return await answer(self, request)
+                return await answer(self, *given)
             model.PackagedModel.answer = tired
         import sys, importlib.abc
         class Finder(importlib.abc.MetaPathFinder):

@@ -15,10 +15,11 @@ import pytest
 from fti.common.inference_service import Service, read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
-from fti.rollout.logic import PROMOTED, ROLLED_BACK, Rollout
-from fti.rollout.metrics import Counts, GatewayMetrics
+from fti.rollout.counters import Counts
+from fti.rollout.gateway import GatewayMetrics
+from fti.rollout.logic import Rollout
 from fti.rollout.plan import Plan
-from fti.rollout.record import Record
+from fti.rollout.record import PROMOTED, ROLLED_BACK, Record
 from fti.rollout.report import write_report
 from fti.rollout.rules import Judgement, Limits
 from fti.serve.runner import running
@@ -27,6 +28,7 @@ from tests.rollout import canaries
 from tests.rollout.conftest import V1, under_load
 from tests.serve import tiny
 from tests.serve.conftest import publish
+from tests.serve.grpc_load import infer_many
 from tests.serve.load import post_many
 
 pytestmark = pytest.mark.slow
@@ -60,14 +62,22 @@ def roll_out(
 
 def test_a_sound_canary_is_promoted(settings: Settings, one_service: ModelPackage, tmp_path: Path) -> None:
     canary = tiny.write_binary(tmp_path / "canary", bias=0.5)
-    record, answers = roll_out(settings, canary)
+    kept_warm: list[bool] = []
+
+    def look(record: Record, judgement: Judgement | None) -> None:
+        if record.step == 1 and judgement:  # at 100 %
+            stable = (read_state(settings) or {})["services"]["late"]["revisions"]["stable"]
+            kept_warm.append(stable["ready"] and stable["revision"] == one_service.digest[:12])
+
+    record, answers = roll_out(settings, canary, look)
     assert record.phase == PROMOTED, record.decisions
-    assert [decision["decision"] for decision in record.decisions] == ["continue", "promoted"]
+    assert kept_warm and all(kept_warm)
+    assert [decision["decision"] for decision in record.decisions] == ["began", "continue", "promoted"]
     service = read_service("late", settings)
     assert service and service.stable.digest == canary.digest and service.canary is None
     assert answers.keys() == {(200, one_service.digest[:12]), (200, canary.digest[:12])}
     page = write_report(record, settings).read_text()
-    assert "promoted" in page and canary.digest in page and page.count("<svg") == 5
+    assert "promoted" in page and canary.digest in page and page.count("<svg") == 7  # no feature view is read
 
 
 def test_a_shadow_is_asked_everything_and_answers_nobody(
@@ -81,7 +91,7 @@ def test_a_shadow_is_asked_everything_and_answers_nobody(
     sound = tiny.write_binary(tmp_path / "sound", bias=0.5)
     record, answers = roll_out(settings, sound, plan=replace(PLAN, steps=(0, 50)))
     assert record.phase == PROMOTED
-    asked = record.decisions[0]["counts"]
+    asked = record.decisions[1]["counts"]
     assert asked["canary"]["requests"] == pytest.approx(asked["stable"]["requests"], rel=0.2)
 
 
@@ -93,7 +103,7 @@ def test_a_canary_that_dies_is_taken_back(
 
     def strike(record: Record, judgement: Judgement | None) -> None:
         """Whenever it has come up again."""
-        if judgement and record.counts["canary"].requests:
+        if judgement and record.counts["canary"]["requests"]:
             pid = (read_state(settings) or {})["services"]["late"]["revisions"]["canary"]["pid"]
             if pid:
                 os.kill(pid, number)
@@ -130,23 +140,26 @@ def test_every_request_counts_once_whoever_answers(
     metrics = GatewayMetrics(settings, 1000)
 
     def counted(send: Callable[[], Any]) -> dict[str, Counts]:
-        before = metrics.read("late")
+        metrics.read("late")
         send()
         after = metrics.read("late")
-        assert before and after
-        return {variant: after.counts[variant].since(before.counts[variant]) for variant in after.counts}
+        assert after
+        return dict(after.added)
 
     with running(settings) as endpoints:
         gateway = endpoints["late"].removesuffix(V1)
         found = counted(lambda: [post_many(gateway, V1, body, count) for body, count in ((good, 900), (bad, 100))])
-        assert sum(counts.requests for counts in found.values()) == 1000
-        assert sum(counts.failures for counts in found.values()) == 100
+        assert sum(counts["requests"] for counts in found.values()) == 1000
+        assert sum(counts["failures"] for counts in found.values()) == 100
+        found = counted(lambda: infer_many(gateway.removeprefix("http://"), 100))
+        assert sum(counts["requests"] for counts in found.values()) == 100
+        assert {counts["failures"] for counts in found.values()} == {0}
         with httpx.Client() as client:
             asked = {"x-variant": "canary", "content-type": "application/json"}
             found = counted(lambda: [client.post(gateway + V1, content=good, headers=asked) for _ in range(20)])
-        assert {counts.requests for counts in found.values()} == {0}
+        assert {counts["requests"] for counts in found.values()} == {0}
         pid = (read_state(settings) or {})["services"]["late"]["revisions"]["stable"]["pid"]
         os.kill(pid, signal.SIGKILL)
         found = counted(lambda: post_many(gateway, V1, good, 300))
-        assert sum(counts.requests for counts in found.values()) == 300
-        assert found["canary"].failures == 0 and found["canary"].requests == pytest.approx(150, abs=45)
+        assert sum(counts["requests"] for counts in found.values()) == 300
+        assert found["canary"]["failures"] == 0 and found["canary"]["requests"] == pytest.approx(150, abs=45)

@@ -1,5 +1,6 @@
 """Envoy's configuration: that Envoy accepts it, and that it says what was asked."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from fti.common.inference_service import Revision, Service
 from fti.serve import envoy
 from fti.serve.plan import Replica
+from fti.serve.routes import routes
 
 ONE, TWO = Revision("a" * 64, "/a"), Revision("b" * 64, "/b")
 
@@ -32,7 +34,7 @@ def test_envoy_accepts_it(tmp_path: Path, percent: int | None) -> None:
     config["static_resources"]["clusters"] = envoy.clusters(every)
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    manager["route_config"] = envoy.routes(every)
+    manager["route_config"] = routes(every)
     path = tmp_path / "envoy.yaml"
     path.write_text(yaml.safe_dump(config))
     command = [envoy.binary(), "--mode", "validate", "--config-path", str(path), "--log-level", "warning"]
@@ -43,11 +45,22 @@ def test_envoy_accepts_it(tmp_path: Path, percent: int | None) -> None:
 
 def test_weights_are_the_shares() -> None:
     pair = replicas(Service("late", ONE, TWO, 20))
-    table = envoy.routes(pair)["virtual_hosts"][0]["routes"]
+    table = routes(pair)["virtual_hosts"][0]["routes"]
     weighted = [route["route"]["weighted_clusters"] for route in table if "weighted_clusters" in route.get("route", {})]
     stable, canary = envoy.cluster_names(pair).values()
-    shares: list[dict[str, Any]] = [{"name": stable, "weight": 80}, {"name": canary, "weight": 20}]
-    assert weighted == [{"clusters": shares}] * 2  # V1 and V2
+    for split in weighted:
+        shares = {re.sub("-(grpc|asked)$", "", part["name"]): part["weight"] for part in split["clusters"]}
+        assert list(shares.items()) == [(stable, 80), (canary, 20)]  # always in this order: see test_sticky
+
+
+def test_an_explanation_is_asked_of_one_variant_alone_and_counted_apart() -> None:
+    table = routes(replicas(Service("late", ONE, TWO, 20)))["virtual_hosts"][0]["routes"]
+    explained = [route for route in table if route["match"].get("path", "").endswith(":explain")]
+    answered = [route["route"] for route in explained if "weighted_clusters" in route.get("route", {})]
+    assert answered
+    for route in answered:
+        assert all(part["name"].endswith("-asked") for part in route["weighted_clusters"]["clusters"])
+        assert "5xx" not in route["retry_policy"]["retry_on"] and "request_mirror_policies" not in route
 
 
 def test_a_cluster_is_never_changed_but_replaced() -> None:
@@ -74,7 +87,10 @@ def test_the_canary_falls_back_to_the_stable_predictor_and_not_the_other_way() -
         [part["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] for part in parts]
         for parts in (cluster["load_assignment"]["endpoints"] for cluster in envoy.clusters(pair))
     ]
-    assert ports == 2 * [[stable.port]] + 2 * [[canary.port, stable.port]]  # by share, and when asked for
+    assert ports == 2 * [[stable.port], [stable.grpc_port]] + 2 * [
+        [canary.port, stable.port],
+        [canary.grpc_port, stable.grpc_port],
+    ]  # by share, and when asked for
 
 
 def test_all_listens_on_loopback_only(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_lookups_are_counted(served: Callable[..., Ask]) -> None:
     from prometheus_client import REGISTRY
 
     def counted(status: str) -> float:
-        labels = {"model_name": "late", "view": "origin_delays", "status": status}
+        labels = {"model_name": "late", "revision": "r1", "view": "origin_delays", "status": status}
         return REGISTRY.get_sample_value("fti_looked_up_total", labels) or 0.0
 
     ask = served("refuse")

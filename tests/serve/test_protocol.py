@@ -109,6 +109,13 @@ def test_whatever_comes_is_read_or_refused(body: bytes) -> None:
         assert 400 <= refusal.value.status < 500
 
 
+def test_what_clients_of_triton_and_kserve_add_changes_nothing() -> None:
+    parameters = {"sequence_id": 3, "sequence_start": True, "sequence_end": False, "priority": 1, "timeout": 10**6}
+    body = json.dumps(v2([ROW], parameters={**parameters, "binary_data_output": True}, model_name="late")).encode()
+    request = decode_v2(body, SCHEMA, OUTPUTS, model="late")
+    assert request.binary and request.rows == 1 and request.outputs == {}
+
+
 @given(st.sampled_from(["shape", "datatype", "data", "name", "parameters"]), anything, st.integers(0, 4))
 def test_whatever_a_tensor_holds_is_read_or_refused(field: str, value: Any, place: int) -> None:
     message = v2([ROW])
@@ -182,7 +189,9 @@ BAD_V2: list[tuple[Any, str]] = [
     ({"inputs": []}, "inputs: missing or empty"),
     (v2([ROW], instances=[]), "unknown field 'instances'"),
     (v2([ROW], id=7), "id: a number"),
-    (v2([ROW], parameters={"sequence_id": 1}), "unknown field 'sequence_id'"),
+    (v2([ROW], parameters={"classification": 1}), "unknown field 'classification'"),
+    (v2([ROW], parameters={"priority": [1]}), "priority: a list"),
+    (v2([ROW], model_name="early"), "model_name: allowed is"),
     (v2([ROW], parameters=[]), "parameters: a list"),
     (v2([ROW], parameters={"binary_data_output": "yes"}), "binary_data_output: a text"),
     (v2([ROW], outputs=[{"name": "score"}]), "'score'. Allowed: each once of prediction, probability"),

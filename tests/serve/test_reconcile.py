@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,8 +70,8 @@ def answers(loads: list[Load]) -> Counter[tuple[int, str | None]]:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was replaced is kept for seconds only."""
-    monkeypatch.setattr("fti.serve.reconciler._KEPT_SECONDS", 3.0)
+    """What has lost its traffic is kept for seconds only."""
+    monkeypatch.setattr("fti.serve.kept.IN_FLIGHT_SECONDS", 3.0)
 
 
 @pytest.mark.parametrize("damage", ["modelFormat: sklearn", "a folder", "the gateway's files"])
@@ -103,6 +104,9 @@ def test_a_model_that_dies_after_its_promotion_gives_way_to_the_one_before(
         old_pid = actual(settings)["stable"]["pid"]
         publish(settings, new, "late")
         until(lambda: in_sync(settings))
+        until_later = time.monotonic() + 4  # nothing is in flight any more
+        until(lambda: time.monotonic() > until_later)
+        assert read(settings)["services"]["late"]["actual"]["kept"] == one_service.digest[:12]
         os.kill(actual(settings)["stable"]["pid"], signal.SIGKILL)
         until(lambda: actual(settings)["stable"]["pid"] == old_pid)
         answer = post_many(endpoints["late"].removesuffix(V1), V1, BODY, 200).answers
@@ -129,7 +133,7 @@ def test_a_canary_comes_moves_and_is_promoted_without_a_request_lost(
 ) -> None:
     canary = tiny.write_binary(tmp_path / "canary", bias=0.5)
     old, new = one_service.digest[:12], canary.digest[:12]
-    with running(settings) as endpoints:
+    with running(settings, bake_seconds=0) as endpoints:
         gateway = endpoints["late"].removesuffix(V1)
         stable_pid = actual(settings)["stable"]["pid"]
         with under_load(gateway) as loads:

@@ -58,7 +58,8 @@ def test_a_predictor_outlives_its_redis(settings: Settings, tmp_path: Path, redi
         assert asked["views"][0]["origin_delays"]["status"] == "fresh", "the gateway lets it through"
         port = read(settings)["services"]["late"]["actual"]["revisions"]["stable"]["port"]
         metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-        assert 'fti_looked_up_total{model_name="late",status="fresh",view="origin_delays"}' in metrics
+        labels = f'model_name="late",revision="{package.digest[:12]}",status="fresh",view="origin_delays"'
+        assert f"fti_looked_up_total{{{labels}}}" in metrics
 
 
 def killed_and_back(gateway: str, path: str, redis: RedisServer, store: Any) -> None:

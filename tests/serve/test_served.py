@@ -85,6 +85,14 @@ def test_metadata_readiness_and_metrics(client: httpx.Client, served: Served) ->
     assert 'request_predict_seconds_count{model_name="late"}' in httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
+@pytest.mark.parametrize("given", ["my own", "11111111-2222-4333-8444-555555555555"])
+def test_a_request_keeps_its_name(client: httpx.Client, given: str) -> None:
+    for method, path in (("POST", V1), ("GET", "/nothing"), ("GET", f"{V2}/infer")):
+        response = client.request(method, path, content=BODY, headers={"x-request-id": given})
+        assert response.headers.get_list("x-request-id") == [given]
+    assert client.post(V1, content=BODY).headers["x-request-id"] != client.get("/nothing").headers["x-request-id"]
+
+
 def test_services_share_the_gateway(client: httpx.Client) -> None:
     answer = client.post("/v1/models/other:predict", json={"instances": [{"x": 1.0}, {"x": -3.0}]}).json()
     assert [row["prediction"] for row in answer["predictions"]] == ["early", "late"]
@@ -139,7 +147,8 @@ def test_paths_methods_and_headers(
 
 def test_what_would_change_the_server_is_refused_on_its_own_port_too(served: Served) -> None:
     port = served.state()["stable"]["port"]
-    assert httpx.post(f"http://127.0.0.1:{port}/v2/repository/models/late/unload").status_code == 404
+    refusal = httpx.post(f"http://127.0.0.1:{port}/v2/repository/models/late/unload")
+    assert refusal.status_code == 403 and "--model_control=explicit" in refusal.json()["error"]
     assert httpx.get(f"http://127.0.0.1:{port}/v2/models/late/ready").json()["ready"]
 
 
@@ -187,7 +196,7 @@ def test_grpc(served: Served) -> None:
         assert len(stub.ModelMetadata(pb.ModelMetadataRequest(name="late")).inputs) == 5
         for raw in (True, False):
             response, call = stub.ModelInfer.with_call(request(raw=raw))
-            assert dict(call.initial_metadata())["x-fti-revision"] == served.names["canary"]
+            assert dict(call.trailing_metadata())["x-fti-revision"] == served.names["canary"]
             assert [output.name for output in response.outputs] == ["prediction", "probability"]
             scores = np.frombuffer(response.raw_output_contents[1], "<f4").reshape(2, 2)
             np.testing.assert_allclose(scores[:, 1], tiny.expected(tiny.ROW, 0.5), atol=1e-5)
@@ -203,7 +212,7 @@ def test_grpc(served: Served) -> None:
             (short, grpc.StatusCode.INVALID_ARGUMENT),
             (pb.ModelInferRequest(model_name="late"), grpc.StatusCode.INVALID_ARGUMENT),
             (request(raw=True, outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="x")]), None),
-            (request(raw=True, parameters={"priority": pb.InferParameter(int64_param=1)}), None),
+            (request(raw=True, parameters={"classification": pb.InferParameter(int64_param=1)}), None),
             (request(raw=True, model_name="early"), grpc.StatusCode.NOT_FOUND),
             (request(raw=True, model_version="0"), grpc.StatusCode.NOT_FOUND),
         ]:

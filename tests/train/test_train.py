@@ -59,7 +59,7 @@ def trained(tables, tmp_path_factory):
 
 def native_scores(package, feed):
     """What the native model in a package answers, loaded without any pickle."""
-    from fti.train.encoding import as_frame
+    from fti.common.scoring import as_frame
 
     signature = package.signature
     if (package.path / "model.skops").exists():
@@ -357,3 +357,97 @@ def test_a_full_disk_leaves_nothing(tables, tmp_path, monkeypatch):
             tables["binary"]["train"], tables["binary"]["validation"], tmp_path / "m", algorithm="logistic_regression"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+QUICK_TORCH = {"max_epochs": 5.0, "learning_rate": 0.01, "batch_size": 128.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "module", "server", "times"),
+    [
+        ("binary", "additive", "onnxruntime", 2),
+        ("regression", "additive", "onnxruntime", 1),
+        ("multiclass", "spectral", "torch", 1),
+        ("regression", "spectral", "torch", 2),
+    ],
+)
+def test_a_torch_module_of_the_users_own(tables, tmp_path, task, module, server, times):
+    files = tables[task]
+    made = [
+        train_model(
+            files["train"],
+            files["validation"],
+            tmp_path / str(number),
+            algorithm=f"tests.train.own_torch:{module}",
+            hyperparameters=QUICK_TORCH,
+        )
+        for number in range(times)
+    ]
+    package = made[0].package
+    assert package.digest == made[-1].package.digest
+    assert package.provenance["notes"]["served_by"] == server
+    assert package.provenance["hyperparameters"]["batch_size"] == 128
+    assert package.onnx.exists() == (server == "onnxruntime")
+    assert {file.suffix for file in package.path.iterdir()} <= {".onnx", ".safetensors", ".json", ".md"}
+    better = {"binary": ("roc_auc", 0.85), "multiclass": ("accuracy", 0.6), "regression": ("r2", 0.6)}[task]
+    assert made[0].metrics[better[0]] > better[1], made[0].metrics
+    inputs = package.examples["inputs"]
+    columns = {name: np.array([row[name] for row in inputs], object) for name in inputs[0]}
+    together = Scorer(package, threads=1).score(columns)
+    np.testing.assert_allclose(together, package.examples["outputs"], rtol=1e-5, atol=2e-6)
+    alone = [
+        Scorer(package, threads=1).score({name: values[row : row + 1] for name, values in columns.items()})[0]
+        for row in range(len(inputs))
+    ]
+    np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("dice", r"needs aten.rand_like.default, which a program may not name"),
+        ("branching", r"Branching exports neither to ONNX nor to torch.export: .*Allowed: .*without branches"),
+        ("narrow", r"Narrow cannot be fitted: mat1 and mat2"),
+    ],
+)
+def test_torch_modules_that_cannot_be_served_are_refused(tables, tmp_path, module, message):
+    files = tables["binary"]
+    with pytest.raises(TrainingError, match=message):
+        train_model(
+            files["train"],
+            files["validation"],
+            tmp_path / "m",
+            algorithm=f"tests.train.own_torch:{module}",
+            hyperparameters={"max_epochs": 1},
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_background_is_spread_over_the_training_rows(trained, tables):
+    package = trained("binary", "hist_gradient_boosting").package
+    rows = package.background()
+    frame = pl.read_parquet(tables["binary"]["train"])
+    wind = frame["weather__wind"].cast(pl.Float32).to_list()
+    places = [wind.index(value) for value in rows["weather__wind"] if value is not None]
+    assert len(rows["hour"]) == 100
+    assert places == sorted(places)
+    gaps = np.diff([0, *places, len(wind)])
+    assert gaps.max() <= 6 * len(wind) / 100  # with a tenth of the winds missing
+    assert all(type(value) in {bool, type(None)} for value in rows["weekend"])
+    assert all(type(value) in {int, type(None)} for value in rows["hour"])
+
+
+def test_the_background_of_a_small_table_is_all_of_it(tmp_path):
+    from fti.train.data import read_training_data
+    from fti.train.logic import _background
+
+    write_tables(tmp_path, rows=40)
+    data = read_training_data(
+        tmp_path / "train.parquet", tmp_path / "validation.parquet", features=(), label="", task="auto", name="m"
+    )
+    rows = _background(data.signature, data.train)
+    hours = data.train.feed["numeric"][:, 0].tolist()
+    assert 30 <= len(rows["hour"]) <= 40
+    assert set(rows["hour"]) <= set(hours)

@@ -1,12 +1,14 @@
 """ingest and validate as steps in KFP's local runner, on the real flights' neighbours: the planes."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 from kfp import dsl, local
 
 from fti.ingest.component import ingest
+from fti.require.component import require
 from fti.validate.component import validate
 
 CONTRACTS = Path(__file__).parents[2] / "feature_repo" / "contracts"
@@ -15,7 +17,9 @@ CONTRACTS = Path(__file__).parents[2] / "feature_repo" / "contracts"
 @dsl.pipeline
 def checked(source: str, contract: str) -> dsl.Metrics:
     raw = ingest(source=source, table="planes", null_values=["NA"])
-    return validate(raw=raw.outputs["raw"], contract=contract).outputs["metrics"]
+    judged = validate(raw=raw.outputs["raw"], contract=contract)
+    require(verdict=judged.outputs["Output"])
+    return judged.outputs["metrics"]
 
 
 def _run(tmp_path: Path, contract: Path) -> dsl.Metrics:
@@ -46,13 +50,14 @@ def test_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_refused_with_a_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_table_stops_the_run_and_keeps_its_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     strict = tmp_path / "strict.yaml"
     strict.write_text((CONTRACTS / "planes.yaml").read_text().replace("max: 853", "max: 100"))
     with pytest.raises(RuntimeError, match="FAILURE"):
         _run(tmp_path, strict)
     said = capfd.readouterr().out
     assert "planes breaks its contract" in said
+    assert json.loads((next((tmp_path / "root").rglob("validate")) / "executor_output.json").read_text())["artifacts"]
     assert "Worst rules, with rows: seats.max (" in said
     written = _written(tmp_path)
     assert "refused" in written["report"].read_text()

@@ -1,0 +1,58 @@
+"""KServe InferenceServices: which model packages serve under a name, with what share of the traffic.
+
+Where they lie, `FTI_SERVING` says: `local`, manifests in a folder that `fti serve` realises; `standard` or `knative`,
+a cluster's API in that mode of KServe, where a write returns when traffic is split as asked. The same functions and
+rules hold for all.
+"""
+
+from fti.common.inference_service.folder import manifest_path, read_manifest
+from fti.common.inference_service.service import (
+    API_VERSION,
+    CANARY,
+    DIGEST,
+    KIND,
+    MODE,
+    MODEL_FORMAT,
+    REVISION,
+    SHADOW,
+    STABLE,
+    Revision,
+    Service,
+    check_name,
+    pushed,
+)
+from fti.common.inference_service.standard import parse, render
+from fti.common.inference_service.target import (
+    read_service,
+    service_names,
+    stable_package_uri,
+    wait_in_force,
+    where,
+    write_service,
+)
+
+__all__ = [
+    "API_VERSION",
+    "CANARY",
+    "DIGEST",
+    "KIND",
+    "MODE",
+    "MODEL_FORMAT",
+    "REVISION",
+    "SHADOW",
+    "STABLE",
+    "Revision",
+    "Service",
+    "check_name",
+    "manifest_path",
+    "parse",
+    "pushed",
+    "read_manifest",
+    "read_service",
+    "render",
+    "service_names",
+    "stable_package_uri",
+    "wait_in_force",
+    "where",
+    "write_service",
+]

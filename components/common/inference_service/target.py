@@ -1,0 +1,73 @@
+"""Where InferenceServices are read from and written to: the folder of this machine, or a cluster."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fti.common.inference_service import folder
+from fti.common.inference_service.service import Service
+from fti.common.settings import LOCAL, Settings
+
+if TYPE_CHECKING:
+    from fti.common.inference_service.cluster import ClusterServices
+
+
+def service_names(settings: Settings) -> list[str]:
+    """The names of all pushed services, sorted."""
+    return folder.names(settings) if settings.serving == LOCAL else _cluster(settings).names()
+
+
+def read_service(name: str, settings: Settings) -> Service | None:
+    """Reads the service of a name, or None where nothing was pushed.
+
+    Raises:
+        ServingError: The manifest is not one that this library can read.
+    """
+    return folder.read(name, settings) if settings.serving == LOCAL else _cluster(settings).read(name)
+
+
+def stable_package_uri(name: str, settings: Settings) -> str | None:
+    """Where the package of the model now served under a name lies, or None where nothing was pushed."""
+    service = read_service(name, settings)
+    return service.stable.storage_uri if service else None
+
+
+def write_service(service: Service, settings: Settings, probe: Callable[[str], None] | None = None) -> None:
+    """Writes the manifest of a service, whole or not at all; keeps what others added to it.
+
+    On a cluster it returns when traffic is split as asked, and takes back what cannot be.
+
+    Args:
+        service: What shall serve.
+        settings: Where.
+        probe: On a cluster: called with the address of the new model when it is up; what it raises takes it back.
+
+    Raises:
+        BusyError: On a cluster: it was changed since `service` was read.
+        ConfigError: On a cluster: this mode of KServe cannot do what is asked.
+        ServingError: On a cluster: it does not come into force.
+    """
+    if settings.serving == LOCAL:
+        folder.write(service, settings)
+    else:
+        _cluster(settings).write(service, probe)
+
+
+def wait_in_force(service: Service, settings: Settings) -> None:
+    """On a cluster, waits until traffic is split as a service that was read says.
+
+    Raises:
+        ServingError: It does not come into force.
+    """
+    if settings.serving != LOCAL:
+        _cluster(settings).wait(service)
+
+
+def where(name: str, settings: Settings) -> str:
+    """Where the manifest of a service is, for people."""
+    return str(folder.manifest_path(name, settings)) if settings.serving == LOCAL else _cluster(settings).where(name)
+
+
+def _cluster(settings: Settings) -> "ClusterServices":
+    from fti.common.inference_service.cluster import ClusterServices
+
+    return ClusterServices.of(settings)

@@ -1,0 +1,1 @@
+"""Pipelines on a cluster: what their steps are given, and Kubeflow's API: upload, run, follow, schedule."""

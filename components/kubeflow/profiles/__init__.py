@@ -1,0 +1,1 @@
+"""The resource profiles that come with the library, by name: `--resources small`."""

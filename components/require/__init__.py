@@ -1,0 +1,1 @@
+"""Stops a run where a step before refused; KFP keeps what that step wrote, for it succeeded."""

@@ -1,0 +1,82 @@
+"""The choice of a device, and the buffers that a GPU reads: on a machine without one, as far as that shows them."""
+
+import logging
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fti.common.devices import CUDA, check_providers, onnx_providers, torch_device
+from fti.common.errors import ConfigError
+from fti.common.onnx_backend import Buffers, OnnxBackend
+from tests.serve import tiny
+
+no_gpu = pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="there is a GPU here")
+CPU = "CPUExecutionProvider"
+
+
+@no_gpu
+def test_without_a_gpu_auto_takes_the_cpu_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert OnnxBackend(tiny.softmax_graph(), "probability", device="auto").device == "cpu"
+        assert torch_device("auto").type == "cpu"
+    assert "ONNX Runtime has no CUDAExecutionProvider, it computes on the cpu" in caplog.text
+    assert "torch computes on cpu" in caplog.text
+
+
+@no_gpu
+def test_without_a_gpu_cuda_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"device cuda: ONNX Runtime .* has no CUDAEx.*Allowed: auto, cpu.*onnxruntime-gpu"
+    ):
+        OnnxBackend(tiny.softmax_graph(), "probability", device="cuda")
+
+
+@pytest.mark.parametrize("choice", ["gpu", "", "cuda:0"])
+def test_other_devices_are_unknown(choice: str) -> None:
+    for chosen in (lambda: torch_device(choice), lambda: onnx_providers(choice, b"")):  # type: ignore[arg-type, misc]
+        with pytest.raises(ConfigError, match=rf"device '{choice}'\. Allowed: auto, cpu, cuda"):
+            chosen()
+
+
+def test_with_cuda_auto_takes_it_for_matrices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    trees = b"...TreeEnsembleClassifier..."
+    assert onnx_providers("auto", tiny.softmax_graph()) == [CUDA, CPU]
+    assert onnx_providers("auto", trees) == [CPU]
+    assert onnx_providers("cuda", trees) == [CUDA, CPU]
+    assert onnx_providers("cpu", tiny.softmax_graph()) == [CPU]
+
+
+def test_a_gpu_that_does_not_start_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match="cannot start it"):
+        check_providers("cuda", [CUDA, CPU], [CPU])
+    with caplog.at_level(logging.WARNING):
+        check_providers("auto", [CUDA, CPU], [CPU])
+        check_providers("auto", [CUDA, CPU], [CUDA, CPU])
+        check_providers("auto", [CPU], [CPU])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+SESSION = ort.InferenceSession(tiny.softmax_graph(), providers=[CPU])
+BUFFERS = Buffers(SESSION, "probability", "cpu")
+
+
+@given(st.lists(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=50)
+def test_buffers_answer_as_a_plain_run_whatever_came_before(batches: list[list[float]]) -> None:
+    answers = []
+    for batch in batches:
+        rows = np.array(batch, dtype=np.float32)[:, None]
+        answers.append((rows, BUFFERS.run(rows)))
+    for rows, answer in answers:  # none has changed with the batches after it
+        np.testing.assert_allclose(answer, SESSION.run(["probability"], {"numeric": rows})[0], rtol=1e-6)
+
+
+def test_buffers_are_made_once_for_each_power_of_two() -> None:
+    buffers = Buffers(SESSION, "probability", "cpu")
+    for rows in (1, 2, 3, 4, 5, 8, 3, 5):
+        buffers.run(np.zeros((rows, 1), dtype=np.float32))
+    assert sorted(buffers._sizes) == [1, 2, 4, 8]

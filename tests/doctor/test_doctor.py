@@ -1,0 +1,168 @@
+"""`fti doctor`: a cluster as the manifests make it is well; whatever is taken away is named, with what brings it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fti.cli.doctor import doctor_command
+from fti.common.kubernetes_api import KubernetesApi
+from fti.common.settings import Settings
+from fti.doctor.cluster import check_cluster
+from fti.doctor.finding import Finding
+from fti.doctor.rights import RIGHTS
+from fti.feature_repo import __file__ as flights
+from tests.manifests.rendered import of_kind, overlay
+from tests.push.api_server import KINDS, ApiServer, serving, write_kubeconfig
+
+pytestmark = pytest.mark.slow
+
+CRD = "customresourcedefinitions.apiextensions.k8s.io"
+OF_KIND = {kind: resource for resource, kind in KINDS.items()}
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    """A cluster with KServe on which overlays/minio was applied, its placeholders filled in."""
+    with serving(ApiServer()) as api:
+        for each in overlay("minio"):
+            if each["kind"] in OF_KIND:
+                if each["kind"] == "Secret":
+                    each = {**each, "data": dict.fromkeys(each["data"], "aHVudGVyMg==")}
+                api.put(OF_KIND[each["kind"]], each["metadata"].get("namespace", ""), each)
+        for each in of_kind(overlay("minio"), "StatefulSet"):
+            api.put("statefulsets.apps", "fti", {**each, "status": {"readyReplicas": 1}})
+        api.put(CRD, "", crd("inferenceservices.serving.kserve.io", "v1beta1", canary={}))
+        api.put(CRD, "", crd("httproutes.gateway.networking.k8s.io", "v1"))
+        ingress = {"enableGatewayApi": True, "kserveIngressGateway": "kserve/kserve-ingress-gateway"}
+        data = {"ingress": json.dumps(ingress), "deploy": json.dumps({"defaultDeploymentMode": "Standard"})}
+        api.put("configmaps", "kserve", {"metadata": {"name": "inferenceservice-config"}, "data": data})
+        api.put("gateways.gateway.networking.k8s.io", "kserve", {"metadata": {"name": "kserve-ingress-gateway"}})
+        node = {"metadata": {"name": "gpu-1"}, "status": {"allocatable": {"nvidia.com/gpu": "2"}}}
+        api.put("nodes", "", node)
+        monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "kubeconfig", api)))
+        monkeypatch.setenv("FTI_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("FTI_SERVING", "standard")
+        monkeypatch.setenv("FTI_NAMESPACE", "fti")
+        yield api
+
+
+def crd(name: str, version: str, **spec: Any) -> dict[str, Any]:
+    schema = {"openAPIV3Schema": {"properties": {"spec": {"properties": spec}}}}
+    return {"metadata": {"name": name}, "spec": {"versions": [{"name": version, "schema": schema}]}}
+
+
+def found(mode: str = "standard") -> list[Finding]:
+    settings = Settings.from_env({"FTI_HOME": "/nowhere", "FTI_SERVING": mode, "FTI_NAMESPACE": "fti"})
+    return check_cluster(settings, KubernetesApi.connect("fti"))
+
+
+def test_a_cluster_as_the_manifests_make_it_is_well(api: ApiServer) -> None:
+    assert [finding for finding in found() if finding.status != "ok"] == []
+    result = CliRunner().invoke(doctor_command, ["--json"])
+    assert result.exit_code == 0 and "hunter2" not in result.output
+    assert {each["status"] for each in json.loads(result.output)} == {"ok"}
+    assert not {verb for verb, _ in api.requests} & {"patch", "delete"}
+
+
+@pytest.mark.parametrize(
+    ("taken", "text", "remedy"),
+    [
+        (("namespaces", "", "fti"), "fti does not exist", "manifests/base/namespace.yaml"),
+        ((CRD, "", "inferenceservices.serving.kserve.io"), "not installed", "KServe 0.21"),
+        ((CRD, "", "httproutes.gateway.networking.k8s.io"), "httproutes", "Gateway API"),
+        (("configmaps", "kserve", "inferenceservice-config"), "inferenceservice-config", "KServe"),
+        (("gateways.gateway.networking.k8s.io", "kserve", "kserve-ingress-gateway"), "Gateway", "manifests/cluster"),
+        (("serviceaccounts", "fti", "fti-predictor"), "fti-predictor", "manifests/base/service-accounts.yaml"),
+        (("configmaps", "fti", "fti-settings"), "fti-settings", "manifests/base/settings.env"),
+        (("secrets", "fti", "fti-object-store"), "fti-object-store does not exist", "manifests/base/object-store.env"),
+        (("secrets", "fti", "fti-feature-store"), "fti-feature-store", "manifests/base/feature-store.env"),
+        (("servingruntimes.serving.kserve.io", "fti", "fti-predictor"), "fti", "manifests/base/serving-runtimes.yaml"),
+    ],
+)
+def test_what_is_taken_away_is_named(api: ApiServer, taken: tuple[str, str, str], text: str, remedy: str) -> None:
+    del api.objects[taken]
+    (missing,) = (finding for finding in found() if finding.status == "missing")
+    assert text in missing.text and remedy in missing.remedy
+    for file in [word.rstrip(",;") for word in missing.remedy.split() if word.startswith("manifests/")]:
+        assert (Path(__file__).parents[2] / file).exists()
+    result = CliRunner().invoke(doctor_command, [])
+    assert result.exit_code == 1 and missing.text in result.output
+
+
+def test_kserve_that_cannot_split(api: ApiServer) -> None:
+    api.put(CRD, "", crd("inferenceservices.serving.kserve.io", "v1beta1"))
+    (missing,) = (finding for finding in found() if finding.status == "missing")
+    assert "no spec.canary" in missing.text and "FTI_SERVING=knative" in missing.remedy
+    (warning,) = (finding for finding in found("knative") if finding.status != "ok")
+    assert "steps push in standard mode" in warning.text
+
+
+def test_kserve_without_the_gateway_api(api: ApiServer) -> None:
+    config = api.objects["configmaps", "kserve", "inferenceservice-config"]
+    config["data"]["ingress"] = json.dumps({"enableGatewayApi": False})
+    (missing,) = (finding for finding in found() if finding.status == "missing")
+    assert '"enableGatewayApi": true' in missing.remedy
+
+
+@pytest.mark.parametrize("right", sorted(RIGHTS))
+def test_every_right_that_is_missing_is_named(api: ApiServer, right: tuple[str, str]) -> None:
+    api.forbidden = {right}
+    (missing,) = (finding for finding in found() if finding.status == "missing")
+    assert missing.text == f"you may not {' '.join(right)}" and "manifests/base/rights.yaml" in missing.remedy
+
+
+def test_what_may_not_be_seen_is_unknown_and_the_rest_goes_on(api: ApiServer) -> None:
+    api.forbidden = {("get", "secrets"), ("get", CRD), ("list", "nodes")}
+    statuses = {finding.name: finding.status for finding in found()}
+    assert {name for name, status in statuses.items() if status == "unknown"} == {"KServe", "secrets", "GPUs"}
+    assert statuses["runtime"] == "ok"
+
+
+def test_placeholders_and_missing_keys(api: ApiServer) -> None:
+    api.objects["secrets", "fti", "fti-object-store"]["data"]["AWS_ACCESS_KEY_ID"] = "Y2hhbmdlLW1l"  # change-me
+    del api.objects["secrets", "fti", "fti-feature-store"]["data"]["FTI_REDIS"]
+    statuses = {finding.text: finding.status for finding in found() if finding.name == "secret"}
+    assert statuses == {
+        "fti-object-store still holds the placeholders of the manifests": "warning",
+        "fti-feature-store lacks FTI_REDIS": "missing",
+    }
+
+
+def test_pods_that_wait_for_an_image_stores_that_are_not_ready_and_no_gpu(api: ApiServer) -> None:
+    waiting = {"image": "kfp-fti/predictor:0.1.0", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    api.put("pods", "fti", {"metadata": {"name": "late-x"}, "status": {"containerStatuses": [waiting]}})
+    api.objects["statefulsets.apps", "fti", "fti-redis"]["status"] = {"readyReplicas": 0}
+    del api.objects["nodes", "", "gpu-1"]
+    texts = {finding.text: finding.status for finding in found() if finding.status != "ok"}
+    assert texts["kfp-fti/predictor:0.1.0 cannot be pulled (pod late-x)"] == "missing"
+    assert texts["fti-redis is not ready"] == "missing"
+    assert next(text for text, status in texts.items() if status == "warning").startswith("no node has nvidia.com/gpu")
+
+
+def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTI_HOME", str(tmp_path))
+    for name in ("FTI_SERVING", "FTI_PROFILE", "AWS_ENDPOINT_URL", "FTI_REDIS", "FTI_POSTGRES", "FTI_OFFLINE_URI"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(doctor_command, ["--feature-repo", str(Path(str(flights)).parent), "--json"])
+    assert result.exit_code == 0, result.output
+    statuses = {each["name"]: each["status"] for each in json.loads(result.output)}
+    assert statuses == {"python": "ok", "gateway": "ok", "home": "ok", "profile": "ok"}
+    monkeypatch.setenv("FTI_PROFILE", "server")
+    result = CliRunner().invoke(doctor_command, ["--json"])
+    (missing,) = (each for each in json.loads(result.output) if each["status"] == "missing")
+    assert result.exit_code == 1 and "FTI_POSTGRES_PASSWORD" in missing["remedy"]
+    monkeypatch.setenv("FTI_REDIS", "127.0.0.1:1,password=hunter2")
+    result = CliRunner().invoke(doctor_command, ["--json"])
+    assert "FTI_REDIS: 127.0.0.1:1 cannot be reached" in result.output and "hunter2" not in result.output
+
+
+def test_a_home_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FTI_SERVING", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FTI_HOME", str(tmp_path / "file" / "home"))
+    result = CliRunner().invoke(doctor_command, [])
+    assert result.exit_code == 1 and "cannot be written" in result.output

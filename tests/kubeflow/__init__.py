@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines as these tests see it."""

@@ -1,0 +1,275 @@
+"""A stand-in of the Kubernetes API server: real HTTP, and as strict as the real one where this library could err.
+
+Optimistic concurrency by resourceVersion, generations, merge patches (RFC 7386), strict field validation against the
+CRDs' own schemas where they are here, RBAC answers, faults on request. What a controller does is another file's.
+"""
+
+import copy
+import json
+import re
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+from tests.manifests.schemas import validator
+
+TOKEN = "a-token-never-to-be-shown"
+_PATH = re.compile(
+    r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
+    r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?"
+)
+KINDS = {
+    "namespaces": "Namespace",
+    "nodes": "Node",
+    "configmaps": "ConfigMap",
+    "secrets": "Secret",
+    "serviceaccounts": "ServiceAccount",
+    "services": "Service",
+    "persistentvolumeclaims": "PersistentVolumeClaim",
+    "pods": "Pod",
+    "deployments.apps": "Deployment",
+    "statefulsets.apps": "StatefulSet",
+    "httproutes.gateway.networking.k8s.io": "HTTPRoute",
+    "gateways.gateway.networking.k8s.io": "Gateway",
+    "inferenceservices.serving.kserve.io": "InferenceService",
+    "servingruntimes.serving.kserve.io": "ServingRuntime",
+    "customresourcedefinitions.apiextensions.k8s.io": "CustomResourceDefinition",
+    "selfsubjectaccessreviews.authorization.k8s.io": "SelfSubjectAccessReview",
+}
+
+
+class ApiError(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, code: int, reason: str, message: str, **details: str) -> None:
+        super().__init__(message)
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
+        self.code = code
+        self.body: Any = {**status, "reason": reason, "message": message, "details": details}
+
+
+@dataclass
+class ApiServer:
+    """The objects, and how the server misbehaves.
+
+    Attributes:
+        objects: (resource, namespace, name) to object.
+        forbidden: (verb, resource) that nobody may.
+        absent: Resources that the cluster does not know.
+        faults: Answers to give next instead, by status code; 0 cuts the connection.
+        before: Called before each request with (verb, resource, name); may change objects.
+        admit: Called with an object to be written; may raise ApiError.
+    """
+
+    objects: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    forbidden: set[tuple[str, str]] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+    faults: list[int] = field(default_factory=list)
+    before: Callable[[str, str, str], None] = lambda *_: None
+    admit: Callable[[str, dict[str, Any]], None] = lambda *_: None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    url: str = ""
+    lock: Any = field(default_factory=threading.RLock)
+    _version: int = 0
+
+    def put(self, resource: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Writes an object as a controller with all rights does; its generation moves with its spec."""
+        with self.lock:
+            key = (resource, namespace, body["metadata"]["name"])
+            old = self.objects.get(key)
+            new = copy.deepcopy(body)
+            self._version += 1
+            metadata = new["metadata"]
+            metadata["resourceVersion"] = str(self._version)
+            if namespace:
+                metadata["namespace"] = namespace
+            metadata["uid"] = old["metadata"]["uid"] if old else str(uuid.uuid4())
+            generation = old["metadata"]["generation"] if old else 0
+            moved = old is None or old.get("spec") != new.get("spec")
+            metadata["generation"] = generation + 1 if moved else generation
+            self.objects[key] = new
+            return new
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        with self.lock:
+            if path == "/version":
+                return 200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
+            match = _PATH.fullmatch(path)
+            group = (match["group"] or "") if match else ""
+            resource = f"{match['plural']}.{group}" if match and group else (match["plural"] if match else "")
+            if not match or resource not in KINDS or resource in self.absent:
+                return 404, "404 page not found\n"
+            namespace, name = match["namespace"] or "", match["name"] or ""
+            verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method) or ("get" if name else "list")
+            self.requests.append((verb, resource))
+            self.before(verb, resource, name)
+            if (verb, resource) in self.forbidden:
+                who = "system:serviceaccount:flights:nobody"
+                where = f'in API group "{group}" in the namespace "{namespace}"'
+                what = f'User "{who}" cannot {verb} resource "{match["plural"]}" {where}'
+                raise ApiError(403, "Forbidden", f'{resource} "{name}" is forbidden: {what}')
+            if resource.startswith("selfsubjectaccessreviews"):
+                return 201, self._review(body)
+            return self._object(verb, resource, namespace, name, query, body)
+
+    def _object(
+        self, verb: str, resource: str, namespace: str, name: str, query: dict[str, str], body: Any
+    ) -> tuple[int, Any]:
+        if verb == "list":
+            wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
+            items = [
+                item
+                for (of, where, _), item in sorted(self.objects.items())
+                if of == resource
+                and namespace in {"", where}
+                and wanted.items() <= (item["metadata"].get("labels") or {}).items()
+            ]
+            return 200, {"kind": f"{KINDS[resource]}List", "apiVersion": "v1", "metadata": {}, "items": items}
+        if verb == "create":
+            if namespace and ("namespaces", "", namespace) not in self.objects:
+                raise ApiError(
+                    404, "NotFound", f'namespaces "{namespace}" not found', name=namespace, kind="namespaces"
+                )
+            name = body["metadata"]["name"]
+            if (resource, namespace, name) in self.objects:
+                raise ApiError(409, "AlreadyExists", f'{resource} "{name}" already exists', name=name)
+            body = {key: value for key, value in body.items() if key != "status"}
+            self._validate(resource, body, query)
+            return 201, self.put(resource, namespace, body)
+        found = self.objects.get((resource, namespace, name))
+        if found is None:
+            plural = resource.partition(".")[0]
+            raise ApiError(404, "NotFound", f'{resource} "{name}" not found', name=name, kind=plural)
+        if verb == "get":
+            return 200, found
+        if verb == "delete":
+            del self.objects[resource, namespace, name]
+            return 200, {"kind": "Status", "status": "Success"}
+        return 200, self._patched(resource, namespace, found, query, body)
+
+    def _patched(
+        self, resource: str, namespace: str, found: dict[str, Any], query: dict[str, str], patch: Any
+    ) -> dict[str, Any]:
+        expected = (patch.get("metadata") or {}).get("resourceVersion")
+        if expected not in {None, found["metadata"]["resourceVersion"]}:
+            name = found["metadata"]["name"]
+            why = "the object has been modified; please apply your changes to the latest version and try again"
+            raise ApiError(409, "Conflict", f'Operation cannot be fulfilled on {resource} "{name}": {why}', name=name)
+        patch = {key: value for key, value in patch.items() if key != "status"}
+        after = merged(found, patch)
+        self._validate(resource, after, query)
+        if {**after, "metadata": {}} == {**found, "metadata": {}} and after["metadata"] == found["metadata"]:
+            return found
+        return self.put(resource, namespace, after)
+
+    def _validate(self, resource: str, body: dict[str, Any], query: dict[str, str]) -> None:
+        if resource != "inferenceservices.serving.kserve.io":
+            return
+        check = validator("serving.kserve.io_inferenceservices", "v1beta1")
+        for error in check.iter_errors(body) if check else ():
+            where = ".".join(str(part) for part in error.absolute_path)
+            if error.validator == "additionalProperties" and query.get("fieldValidation") == "Strict":
+                unknown = re.findall(r"'([^']+)'", error.message)[0]
+                raise ApiError(400, "BadRequest", f'strict decoding error: unknown field "{where}.{unknown}"')
+            raise ApiError(422, "Invalid", f"{body['kind']} is invalid: {where}: {error.message[:200]}")
+        self.admit(resource, body)
+
+    def _review(self, body: dict[str, Any]) -> dict[str, Any]:
+        asked = body["spec"]["resourceAttributes"]
+        resource = f"{asked['resource']}.{asked['group']}" if asked.get("group") else asked["resource"]
+        return {**body, "status": {"allowed": (asked["verb"], resource) not in self.forbidden}}
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7386, as its pseudo code says."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+@contextmanager
+def serving(api: ApiServer) -> Iterator[ApiServer]:
+    """Runs the server on a port of the system's choice."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body in one packet
+        disable_nagle_algorithm = True
+
+        def handle_any(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length) or "null")
+            url = urlsplit(self.path)
+            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            code, answer = self.answered(unquote(url.path), query, body)
+            if code == 0:
+                self.close_connection = True
+                return
+            data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def answered(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+            if api.faults:
+                code = api.faults.pop(0)
+                return code, f"fault {code}"
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                error = ApiError(401, "Unauthorized", "Unauthorized")
+                return error.code, error.body
+            if self.command == "PATCH" and self.headers["Content-Type"] != "application/merge-patch+json":
+                return 415, "unsupported"
+            try:
+                return api.answer(self.command, path, query, body)
+            except ApiError as error:
+                return error.code, error.body
+            except Exception:  # a mistake of the stand-in itself: never taken for a server that restarts
+                return 501, traceback.format_exc()
+
+        do_GET = do_POST = do_PATCH = do_DELETE = handle_any
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    api.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield api
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def write_kubeconfig(path: Path, api: ApiServer, token: str = TOKEN) -> Path:
+    """A kubeconfig of this server, its namespace `flights`."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "here", "cluster": {"server": api.url}}],
+        "users": [{"name": "me", "user": {"token": token}}],
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": "flights"}}],
+        "current-context": "here",
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path

@@ -1,0 +1,75 @@
+"""The examples of a package, sent to a model that is really served."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fti.common.errors import ServingError
+from fti.common.inference_service import read_service, write_service
+from fti.common.model_package import ModelPackage
+from fti.common.settings import Settings
+from fti.push.endpoint import try_examples
+from fti.push.logic import push
+from fti.serve.runner import running
+from tests.push.conftest import Cluster
+from tests.serve import tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, ModelPackage]]]:
+    folder = tmp_path_factory.mktemp("served")
+    settings = Settings.from_env({"FTI_HOME": str(folder / "home")})
+    packages = {"binary": tiny.write_binary(folder / "binary")}
+    packages |= {task: tiny.write_other(folder / task, task) for task in ("multiclass", "regression")}
+    for name, package in packages.items():
+        push(package.path, tiny.blessing(folder / f"{name}.json", package), service=name, settings=settings)
+    with running(settings) as endpoints:
+        yield endpoints["binary"].split("/v1/")[0], packages
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_model_that_answers_as_it_was_packed(served: tuple[str, dict[str, ModelPackage]], task: str) -> None:
+    address, packages = served
+    try_examples(packages[task], task, address)
+
+
+def test_a_model_that_answers_otherwise(served: tuple[str, dict[str, ModelPackage]], tmp_path: Path) -> None:
+    address, _ = served
+    other = tiny.write_binary(tmp_path / "other", bias=0.5)
+    with pytest.raises(ServingError, match=r"binary answers .* to example 0 of its package, which recorded"):
+        try_examples(other, "binary", address)
+    with pytest.raises(ServingError, match="does not answer its package's examples"):
+        try_examples(other, "multiclass", address, patience=0)
+    with pytest.raises(ServingError, match="does not answer"):
+        try_examples(other, "binary", "http://127.0.0.1:1", patience=0)
+
+
+def test_a_model_that_answers_otherwise_is_taken_back(
+    cluster: Cluster, served: tuple[str, dict[str, ModelPackage]], tmp_path: Path
+) -> None:
+    address, packages = served
+    other = tiny.write_binary(tmp_path / "other", bias=0.5)
+    one = packages["binary"]
+    blessing = tiny.blessing(tmp_path / "one.json", one)
+    push(one.path, blessing, service="binary", settings=cluster.settings)
+    service = read_service("binary", cluster.settings)
+    assert service
+    asked = []
+
+    def probe(where: str) -> None:
+        asked.append(where)
+        partial(try_examples, other, "binary")(address)
+
+    canary = replace(service.stable, digest=other.digest)
+    with pytest.raises(ServingError, match="which recorded"):
+        write_service(replace(service, canary=canary, canary_percent=20), cluster.settings, probe)
+    after = read_service("binary", cluster.settings)
+    assert after and (after.stable.digest, after.canary) == (one.digest, None)
+    assert cluster.kserve.history == [{one.digest[:12]: 100}]  # it never got any traffic
+    where = {"standard": "binary-canary-predictor", "knative": "binary-predictor"}[cluster.settings.serving]
+    assert asked == [f"http://{where}.flights.svc.cluster.local"]
