@@ -12,6 +12,7 @@ import json
 import math
 import operator
 import re
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ class TorchBackend:
         widths = {"numeric": self._numbers, "categorical": len(self._codes)}
         self.widths = {name: width for name, width in widths.items() if width}
         self._pinned: dict[str, torch.Tensor] = {}
+        self._pinning = threading.Lock()
 
     def run(self, feed: "Mapping[str, np.ndarray]") -> "np.ndarray":
         """Runs the program over rows: see `OnnxBackend.run`."""
@@ -89,7 +91,8 @@ class TorchBackend:
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         with torch.inference_mode():
-            inputs = [self._moved(name, values) for name, values in zip(INPUTS, self._arrays(feed), strict=True)]
+            with self._pinning:  # the buffers are shared: a batch has to be through before the next goes in
+                inputs = [self._moved(name, values) for name, values in zip(INPUTS, self._arrays(feed), strict=True)]
             scores: np.ndarray = self._program.run(inputs).cpu().numpy()
         return scores
 

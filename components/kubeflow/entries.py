@@ -87,6 +87,13 @@ def flag(value: Any, where: str) -> bool:
     return value
 
 
+def user(value: Any, where: str) -> int:
+    """A user that is not root."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
+        raise ConfigError(f"{where} is {value!r}", allowed="a user's number above 0, such as 65532")
+    return value
+
+
 def labels(value: Any, where: str) -> dict[str, str]:
     """Labels as Kubernetes allows them."""
     for key, text in mapping(value, where).items():

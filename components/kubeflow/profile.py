@@ -46,6 +46,8 @@ class Step:
         image: Another image than the library's own.
         image_pull_policy: Always, IfNotPresent or Never.
         image_pull_secrets: Names of secrets.
+        run_as_user: The user and group as which it runs, by number; 0: as its image says, which Pod Security
+            "restricted" does not believe.
         labels: Of the pod.
         annotations: Of the pod.
     """
@@ -65,6 +67,7 @@ class Step:
     image: str = ""
     image_pull_policy: str = ""
     image_pull_secrets: tuple[str, ...] = ()
+    run_as_user: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
@@ -85,6 +88,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "image": parse.image,
     "image_pull_policy": parse.pull_policy,
     "image_pull_secrets": parse.names,
+    "run_as_user": parse.user,
     "labels": parse.labels,
     "annotations": parse.annotations,
 }

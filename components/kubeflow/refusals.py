@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import httpx
 
 LONGEST_PAUSE = 20.0
-_BUSY = {429, 503}
-_TRY_AGAIN = {*_BUSY, 500, 502, 504}
+_TRY_AGAIN = {429, 500, 502, 503, 504}
+_UNAVAILABLE = 14  # gRPC's code, as the API server's gateway writes it
 _LOOK = "Look in the UI what it did before you ask again"
 
 
@@ -91,10 +91,22 @@ def _refusal(code: int, response: "httpx.Response", connection: Connection) -> P
         return ConflictError(f"{url}: something of that name exists (409): {said}")
     if code in _TRY_AGAIN:
         error = UnsureError(f"{url} failed at {asked} ({code}): {said}", remedy=_LOOK)
-        error.busy, error.after = code in _BUSY, _retry_after(response)
+        error.busy, error.after = _is_busy(code, response), _retry_after(response)
         return error
     hidden = "The server says no more where the right to make pipelines is missing" if "upload" in asked else ""
     return PipelinesError(f"{url} refuses {asked} ({code}): {said}", remedy=hidden)
+
+
+def _is_busy(code: int, response: "httpx.Response") -> bool:
+    """Whether it has not begun: a proxy's 503 by itself may also mean that it lost the server in the middle."""
+    if code == 429:
+        return True
+    try:
+        content: Any = response.json()
+    except ValueError:
+        content = None
+    said = isinstance(content, Mapping) and content.get("code") == _UNAVAILABLE
+    return code == 503 and (said or "retry-after" in response.headers)
 
 
 def _message(response: "httpx.Response") -> str:

@@ -175,6 +175,9 @@ def _pod(step: Step) -> dict[str, Any]:
         kubernetes.set_image_pull_policy(pod, step.image_pull_policy)
     if step.image_pull_secrets:
         kubernetes.set_image_pull_secrets(pod, list(step.image_pull_secrets))
+    if step.run_as_user:
+        user = step.run_as_user
+        kubernetes.set_security_context(pod, run_as_user=user, run_as_group=user, run_as_non_root=True)
     if step.shared_memory:
         kubernetes.empty_dir_mount(pod, _SHARED_MEMORY, "/dev/shm", "Memory", step.shared_memory)  # noqa: S108
     settings: dict[str, Any] = pod.platform_config.get("kubernetes", {})

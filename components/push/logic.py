@@ -24,7 +24,7 @@ from fti.common.inference_service import (
     write_service,
 )
 from fti.common.model_package import ModelPackage, load_package
-from fti.common.settings import Settings
+from fti.common.settings import LOCAL, Settings
 from fti.common.storage import publish_dir
 from fti.push.endpoint import try_examples
 from fti.push.traffic import locked
@@ -72,6 +72,8 @@ def push(
     repo = _absolute(feature_repo)
     if package.signature.feature_service and not repo:
         log.warning("%s: without feature_repo every request must carry all features itself", service)
+    if settings.serving != LOCAL and "://" not in repo and repo:
+        log.warning("%s: the predictor's image must have the feature repository at %s too", service, repo)
     uri = f"{settings.models_uri}/{service}/{package.digest[:12]}"
     revision = Revision(package.digest, publish_dir(package.path, uri, settings), repo)
     with locked(service, settings):
@@ -80,7 +82,7 @@ def push(
         if after != current:
             write_service(after, settings, _probe(package, service))
         else:  # an earlier push may have been interrupted before it was in force
-            wait_in_force(after, settings)
+            wait_in_force(after, settings, _probe(package, service))
     return _announced(after, current, revision, percent, where(service, settings))
 
 

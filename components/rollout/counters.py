@@ -61,4 +61,8 @@ class Odometer(Generic[Series]):
             self._totals[series] = self._totals.get(series, 0) + grown
             self._last[series] = value
         self._begun = True
+        return self.totals()
+
+    def totals(self) -> dict[Series, int]:
+        """What was read so far."""
         return dict(self._totals)

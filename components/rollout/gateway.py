@@ -30,7 +30,8 @@ class GatewayMetrics:
     def __init__(self, settings: Settings, latency_budget_ms: float) -> None:
         self._settings, self._budget = settings, latency_budget_ms
         self._gateway = Odometer[tuple[str, int, str, str]]()
-        self._predictors = Odometer[tuple[str, int, str, Labels]]()
+        # One for each variant: a look at one says nothing of when the other's counters began.
+        self._predictors = defaultdict[str, Odometer[tuple[int, str, Labels]]](Odometer)
         self._last: dict[str, Counts] = {}
 
     def read(self, service: str) -> Reading | None:
@@ -76,9 +77,14 @@ class GatewayMetrics:
 
     def _of_predictor(self, service: str, variant: str, of: Mapping[str, Any]) -> Counts:
         """What only a predictor can count. One that does not answer now is counted the next time."""
-        samples = samples_of(_metrics_text(of["port"]), service)
-        totals = self._predictors.read({(variant, of["pid"], name, labels): value for name, labels, value in samples})
-        return own_counts(counted({key[2:]: total for key, total in totals.items() if key[0] == variant}))
+        odometer, samples = self._predictors[variant], samples_of(_metrics_text(of["port"]), service)
+        now = {(of["pid"], name, labels): value for name, labels, value in samples}
+        totals = odometer.read(now) if now else odometer.totals()
+        # The processes of a variant count together.
+        found: dict[tuple[str, Labels], int] = defaultdict(int)
+        for (_, name, labels), total in totals.items():
+            found[name, labels] += total
+        return own_counts(counted(found))
 
 
 def _counts(totals: Mapping[str, int]) -> Counts:

@@ -157,7 +157,10 @@ class Rollout:
                 log.info("%s", error)
                 self._tell(record, None)
             if monotonic() - seen > plan.missing_seconds:
-                return self._take_back(record, f"no figures for {plan.missing_seconds:.0f} s", None)
+                try:
+                    return self._take_back(record, f"no figures for {plan.missing_seconds:.0f} s", None)
+                except (BusyError, ServingError, StorageError) as error:  # what took the figures may stand in the way
+                    log.warning("%s: not yet taken back: %s", record.service, error)
             if monotonic() - began > plan.step_seconds:
                 why = f": {judgement.reason}" if judgement else ""
                 return self._end(record, HELD, f"no evidence within {plan.step_seconds:.0f} s{why}", judgement)

@@ -228,7 +228,10 @@ def _table(path: Path) -> "pl.DataFrame":
     import polars as pl
 
     try:
-        frame = pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
+        if path.suffix == ".csv":  # ids are texts, else leading zeros would go
+            frame = pl.read_csv(path, schema_overrides={"request_id": pl.String}, infer_schema_length=None)
+        else:
+            frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StorageError(f"{path} is not a readable table: {error}", allowed="Parquet or CSV") from error
     needed = {"request_id", "outcome"} - set(frame.columns)

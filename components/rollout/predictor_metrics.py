@@ -68,7 +68,9 @@ def all_counts(counts: Counts, budget_ms: float) -> Counts:
 
 
 def _counters(name: str, labels: Mapping[str, str]) -> list[str]:
-    """The counters to which a sample adds."""
+    """The counters to which a sample adds; explanations are no predictions."""
+    if labels.get("protocol") in {"explain", "other"}:
+        return []
     if name in _HISTOGRAMS:
         return [f"{_HISTOGRAMS[name]}/{float(labels['le'])}"]
     if name == "fti_looked_up_total":

@@ -100,8 +100,9 @@ def _doubt(seen: Seen, limits: Limits, findings: tuple[Finding, ...]) -> str:
     canary = seen.counts[CANARY]
     if canary[REQUESTS] < limits.min_requests:
         return f"{canary[REQUESTS]} of {limits.min_requests} requests"
-    if limits.staleness_margin < 1 and not canary.group(SCORES):
-        return "the canary's predictor has not said what it counts"
+    scored = canary.histogram(SCORES)
+    if limits.staleness_margin < 1 and not (scored and scored[-1][1]):
+        return "the canary's predictor has scored nothing that it has told of"
     if not seen.percent and _missing_copies(seen)[2] > MISSING_COPIES:
         return f"up to {_missing_copies(seen)[2]:.1%} of its copies are missing; allowed {MISSING_COPIES:.0%}"
     return next((finding.doubt() for finding in findings if finding.needed and finding.verdict == "inconclusive"), "")

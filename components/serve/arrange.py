@@ -91,7 +91,10 @@ class Arranger:
         plan = self._plan(tuple(names), tuple(datatypes))
         if plan is None:
             return None
-        convert = _columns_of_bytes if type(values[0]) is bytes else _columns_of_json
+        kinds = {type(each) is bytes for each in values}
+        if len(kinds) != 1:  # some tensors in JSON, some binary
+            return None
+        convert = _columns_of_bytes if kinds == {True} else _columns_of_json
         return self._arranged(plan, [group.pick(values) for group in plan], rows, convert)
 
     def _plan(self, names: tuple[str, ...], datatypes: tuple[str, ...]) -> list[_Group] | None:

@@ -157,7 +157,7 @@ class Explainer:
                 process.stdin.write(line + b"\n")
                 await process.stdin.drain()
                 answer = await process.stdout.readline()
-        except (TimeoutError, ConnectionError):
+        except (TimeoutError, ConnectionError, ValueError):  # the last: a line longer than any answer may be
             answer = b""
         if not answer.endswith(b"\n"):
             await self._end(process)

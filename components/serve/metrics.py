@@ -3,6 +3,7 @@
 Everything is counted by the thread of the event loop. Labels are resolved when a predictor starts, not per request.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -231,13 +232,14 @@ class Metrics:
 def score_bounds(package: ModelPackage) -> list[float]:
     """The upper bounds of the buckets of a model's scores: 20.
 
-    Those of a probability divide 0 to 1. Those of a regression divide the range of the package's examples, widened by
-    its own width on both sides, for a few examples do not show the extremes.
+    Those of a probability divide 0 to 1. Those of a regression divide a range about that of the package's examples,
+    widened, for a few examples do not show the extremes. Its ends are multiples of a power of two, so that a model that
+    was trained again mostly has the same buckets, and can be compared.
     """
     if package.signature.task != "regression":
         return list(_SCORES)
     outputs = [float(output) for output in package.examples["outputs"]]
     low, high = min(outputs), max(outputs)
-    width = (high - low) or abs(high) or 1.0
-    step = (high - low + 2 * width) / len(_SCORES)
-    return [low - width + step * place for place in range(1, len(_SCORES) + 1)]
+    unit = 2.0 ** math.ceil(math.log2((high - low) or abs(high) or 1.0))
+    start = (math.floor(low / unit) - 1) * unit
+    return [start + 4 * unit * place / len(_SCORES) for place in range(1, len(_SCORES) + 1)]

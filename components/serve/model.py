@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_PROBE_SECONDS = 1.0  # for so long a health check holds
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a model answers.
@@ -125,16 +128,25 @@ class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
         """
         scorer = Scorer(package, threads=1, device=self._device)  # processes, not threads, share the machine's cores
         self._example = _check_examples(package, scorer)
+        self._probe: asyncio.Future[np.ndarray] | None = None
+        self._probe_until = 0.0
         self.scorer: Scorer | Unloaded = scorer
         self.ready = True
 
     def unload(self) -> None:
         """Lets go of the model; requests are answered 503 from here on."""
-        self.ready, self.scorer = False, Unloaded()
+        self.ready, self.scorer, self._probe = False, Unloaded(), None
 
     async def healthy(self) -> bool:
-        """Whether the model answers: it scores an example."""
-        return bool(self.ready) and len(self.scorer.score(self._example)) == 1
+        """Whether the model answers: it scores an example, in a thread, once a second however many ask."""
+        if not self.ready:
+            return False
+        loop = asyncio.get_running_loop()
+        probe = self._probe
+        if probe is None or probe.get_loop() is not loop or (probe.done() and loop.time() > self._probe_until):
+            probe = self._probe = loop.run_in_executor(None, self.scorer.score, self._example)
+            self._probe_until = loop.time() + _PROBE_SECONDS
+        return len(await asyncio.shield(probe)) == 1
 
     async def answer(self, request: Request, deadline: float = math.inf) -> Answer:
         """Scores a request, together with those that came at the same time.

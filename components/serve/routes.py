@@ -51,6 +51,8 @@ class Kind:
 # A canary that answers 5xx is a broken canary: its requests go to the stable predictor.
 HTTP = Kind(f"{_BROKEN},5xx,retriable-status-codes")
 CALL = Kind(f"{HTTP.retry_on},cancelled,deadline-exceeded,internal,unavailable", GRPC, grpc=True)
+# What only reads says nothing of a model: no rollout counts it.
+READ = Kind(HTTP.retry_on, ASKED)
 # An explanation that takes too long is no broken model: another's explanation would be a wrong answer, and the clusters
 # of requests that ask for a variant are those that no rollout counts.
 EXPLANATION = Kind(_BROKEN, ASKED)
@@ -79,8 +81,10 @@ def _matches(name: str, *, alone: bool) -> list[tuple[Config, Kind]]:
     escaped = re.escape(name)
     named: list[tuple[Config, Kind]] = [
         ({"path": f"/v1/models/{name}:explain"}, EXPLANATION),
-        ({"safe_regex": {"regex": f"/v1/models/{escaped}(:predict|:features)?"}}, HTTP),
-        ({"path_separated_prefix": f"/v2/models/{name}"}, HTTP),
+        ({"safe_regex": {"regex": f"/v1/models/{escaped}:(predict|features)"}}, HTTP),
+        ({"path": f"/v2/models/{name}/infer"}, HTTP),
+        ({"path": f"/v1/models/{name}"}, READ),
+        ({"path_separated_prefix": f"/v2/models/{name}"}, READ),
     ]
     own = {"name": SERVICE_HEADER, "string_match": {"exact": name}}
     other = {"name": SERVICE_HEADER, "present_match": True, "invert_match": True}
@@ -91,7 +95,7 @@ def _matches(name: str, *, alone: bool) -> list[tuple[Config, Kind]]:
         for condition in conditions
         for match, kind in (
             ({"safe_regex": {"regex": f"{_GRPC}({_GRPC_METHODS})"}, "grpc": {}}, CALL),
-            ({"safe_regex": {"regex": _SERVER_PATHS}}, HTTP),
+            ({"safe_regex": {"regex": _SERVER_PATHS}}, READ),
         )
     ]
     return [*named, *servers]
@@ -112,7 +116,7 @@ def _actions(group: list[Replica], clusters: Mapping[Replica, str], kind: Kind) 
     mirrors = [
         {"cluster": clusters[replica] + kind.suffix, "runtime_fraction": {"default_value": {"numerator": 100}}}
         for replica in group
-        if replica.shadow and kind is not EXPLANATION
+        if replica.shadow and ASKED not in kind.suffix
     ]
     mirrored = {"request_mirror_policies": mirrors} if mirrors else {}
     weighted = [{"name": clusters[replica] + kind.suffix, "weight": replica.percent} for replica in group]

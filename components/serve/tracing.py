@@ -27,7 +27,10 @@ def child(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
     if _tracer is None:
         return _NOTHING
     return _tracer.start_as_current_span(
-        name, attributes={f"fti.{key}": value for key, value in attributes.items()}, record_exception=False
+        name,
+        attributes={f"fti.{key}": value for key, value in attributes.items()},
+        record_exception=False,  # its text may hold values and hosts
+        set_status_on_exception=False,
     )
 
 

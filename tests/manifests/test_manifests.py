@@ -48,10 +48,16 @@ def test_every_object_is_valid(name: str) -> None:
             kubernetes_validate.validate(each, "1.31", strict=True)
 
 
+def istio() -> Object:
+    """The policy for a mesh, which no overlay takes by itself."""
+    policy: Object = yaml.safe_load((ROOT / "components" / "istio" / "authorization-policy.yaml").read_text())
+    return policy
+
+
 def test_the_kinds_without_a_schema_have_the_shape_that_their_projects_document() -> None:
     monitor = named(overlay("minio"), "ServiceMonitor", "fti-predictors")["spec"]
     assert monitor.keys() == {"selector", "endpoints"} and monitor["endpoints"][0]["path"] == "/metrics"
-    policy = named(overlay("minio"), "AuthorizationPolicy", "fti-predictors")["spec"]
+    policy = istio()["spec"]
     assert policy.keys() == {"selector", "action", "rules"} and policy["action"] == "ALLOW"
     for rule in policy["rules"]:
         assert rule["to"] and all(path != "*" for to in rule["to"] for path in to["operator"]["paths"])
@@ -235,11 +241,14 @@ def test_each_rule_says_who_needs_it() -> None:
 
 def test_what_is_denied_by_default_is_opened_for_each_connection(objects: list[Object]) -> None:
     policies = of_kind(objects, "NetworkPolicy")
-    deny = named(objects, "NetworkPolicy", "default-deny")["spec"]
-    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    denied = [each["spec"] for each in policies if each["spec"]["policyTypes"] == ["Ingress", "Egress"]]
     step = {"pipelines.kubeflow.org/v2_component": "true"}
     predictor = {"serving.kserve.io/inferenceservice": "late"}
     stores = [s for key, s in pod_specs(objects).items() if key.startswith("StatefulSet")]
+    for labels in (step, predictor, *(store["labels"] for store in stores)):
+        assert any(selects(each["podSelector"], labels) for each in denied), labels
+    notebook = {"app": "notebook"}  # of somebody else, in the same namespace
+    assert not any(selects(each["spec"]["podSelector"], notebook) for each in policies)
     for store in stores:
         port = store["containers"][0]["ports"][0]["containerPort"]
         for client in (step, predictor):
@@ -270,7 +279,7 @@ def test_monitors_and_budgets_select_what_kserve_makes(objects: list[Object]) ->
     labels = STANDARD["metadata"]["labels"]
     for kind, name in (("ServiceMonitor", "fti-predictors"), ("PodDisruptionBudget", "fti-predictors")):
         assert selects(named(objects, kind, name)["spec"]["selector"], labels)
-    policy = named(objects, "AuthorizationPolicy", "fti-predictors")["spec"]
+    policy = istio()["spec"]
     assert selects(policy["selector"], labels)
     account = policy["rules"][1]["from"][0]["source"]["principals"][0].split("/")
     assert named(objects, "ServiceAccount", account[-1])["metadata"]["namespace"] == account[2]

@@ -392,4 +392,4 @@ def test_what_is_bad_for_both_at_the_same_time_is_nobodys_harm() -> None:
 def test_a_predictor_that_says_nothing_never_passes() -> None:
     limits = Limits(min_requests=1)
     judgement = judge(of(50, {"requests": 50_000}, {"requests": 50_000, **scored(50_000)}), limits, {})
-    assert judgement.outcome == "inconclusive" and "has not said what it counts" in judgement.reason
+    assert judgement.outcome == "inconclusive" and "has scored nothing" in judgement.reason

@@ -1,5 +1,6 @@
 """The quick way from a request to the model's inputs takes what the strict way takes, and to the same columns."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fti.serve.arrange import Arranger
 from fti.serve.columns import BadRequestError, Schema
 from fti.serve.protocol import Request, decode_v1, decode_v2
 from tests.serve import tiny
+from tests.serve.test_protocol import SCHEMA, binary
 
 OUTPUTS = frozenset({"prediction", "probability"})
 DATATYPES = {
@@ -175,3 +177,22 @@ def test_the_ways_that_callers_order_tensors_do_not_fill_the_memory(tmp_path: Pa
         found = arranger.tensors(names, [DATATYPES[name] for name in names], 1, [[tiny.ROW[name]] for name in names])
         assert found is not None and found["month"].tolist() == [7]
     assert len(arranger._plans) == _PLANS
+
+
+def test_binary_and_json_tensors_in_one_request() -> None:
+    """As tritonclient sends them where only numbers are binary."""
+    body, length = binary([tiny.ROW, tiny.ROW])
+    message = json.loads(body[:length])
+    blob, at = b"", length
+    for tensor in message["inputs"]:
+        size = tensor["parameters"]["binary_data_size"]
+        if tensor["name"] == "carrier":
+            tensor["data"] = [tiny.ROW["carrier"]] * 2
+            del tensor["parameters"]
+        else:
+            blob += body[at : at + size]
+        at += size
+    head = json.dumps(message).encode()
+    request = decode_v2(head + blob, SCHEMA, OUTPUTS, len(head))
+    assert request.rows == 2 and list(request.columns["carrier"]) == ["UA", "UA"]
+    assert request.columns["distance"].tolist() == [tiny.ROW["distance"]] * 2

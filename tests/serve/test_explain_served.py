@@ -74,7 +74,7 @@ def test_explanations_add_up_to_what_is_predicted(boosting: tuple[Served, ModelP
         ({}, {BUDGET_HEADER: "60001"}, 400, "Allowed: 1 to 60000"),
         ({}, {BUDGET_HEADER: "-5"}, 400, "Allowed: 1 to 60000"),
         ({}, {BUDGET_HEADER: "soon"}, 400, "Allowed: 1 to 60000"),
-        ({}, {BUDGET_HEADER: "1"}, 504, "deadline|at least|within 1 ms"),
+        ({}, {BUDGET_HEADER: "1"}, 504, "deadline|at least|within"),
     ],
 )
 def test_it_is_as_strict_as_predict(

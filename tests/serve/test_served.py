@@ -256,6 +256,8 @@ def test_a_second_runner_of_the_same_home_is_refused(served: Served) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_no_request_is_lost_when_the_canary_dies(served: Served, number: signal.Signals) -> None:
     until(lambda: all(replica["ready"] for replica in served.state().values()))
+    # The gateway takes a moment longer to believe that it is well again.
+    until(lambda: (200, served.names["canary"]) in post_many(served.gateway, V1, BODY, 20).answers)
     canary = served.state()["canary"]
     actions = {300: lambda: os.kill(canary["pid"], number)}
     load = post_many(served.gateway, V1, BODY, 1500, at=actions)

@@ -92,13 +92,17 @@ class ClusterServices:
         except BusyError:
             raise
         except FtiError:
-            self._restore(current, base, written)
+            self._restore(service.name, current, base, written)
             raise
         if self._knative and service.canary is None and knative.PERCENT in (written or {})["spec"]["predictor"]:
             self._remember(service.name, {knative.ROLLED_BACK: knative.newest(written or {})})
 
-    def wait(self, service: Service) -> None:
+    def wait(self, service: Service, probe: Callable[[str], None] | None = None) -> None:
         """Waits until traffic is split as a service that was written before asks.
+
+        Args:
+            service: As it was read.
+            probe: Called with the address of its newest model then.
 
         Raises:
             BusyError: Somebody else changes the service meanwhile.
@@ -108,6 +112,8 @@ class ClusterServices:
         self._check_unchanged(service, manifest)
         if manifest is not None:
             self._wait(service, manifest, manifest)
+            if probe:
+                probe(self._address(service.name, self._api.get(self._path(service.name)) or manifest))
 
     def delete(self, name: str) -> bool:
         """Deletes a service with all that KServe made of it; says whether there was one."""
@@ -150,13 +156,17 @@ class ClusterServices:
         patch.setdefault("metadata", {})["resourceVersion"] = base["metadata"]["resourceVersion"]
         return self._api.call("PATCH", self._path(base["metadata"]["name"]), patch, _STRICT)
 
-    def _restore(self, current: Service | None, base: Manifest | None, written: Manifest | None) -> None:
+    def _restore(self, name: str, current: Service | None, base: Manifest | None, written: Manifest | None) -> None:
         """Takes back what did not come into force, unless somebody else has changed it since."""
-        if current is None or base is None or written is None:
-            return
         try:
-            found = self._api.get(self._path(current.name))
-            if found is None or version_of(found) != version_of(written) or version_of(found) == version_of(base):
+            found = self._api.get(self._path(name))
+            if written is None or found is None or version_of(found) != version_of(written):
+                return
+            if current is None or base is None:  # the first model of all: there is nothing to go back to
+                self.delete(name)
+                log.warning("%s: taken away again", name)
+                return
+            if version_of(found) == version_of(base):
                 return
             if self._knative:  # the stable model must not be written anew: see knative.render
                 self._apply(current.rolled_back(), found)
@@ -165,9 +175,9 @@ class ClusterServices:
                 self._put(found, base)
             else:  # promoted: the pods of the model before are gone
                 return
-            log.warning("%s: set back to what it was", current.name)
+            log.warning("%s: set back to what it was", name)
         except FtiError as error:
-            log.warning("%s: could not be set back to what it was: %s", current.name, error)
+            log.warning("%s: could not be set back to what it was: %s", name, error)
 
     def _wait(self, service: Service, written: Manifest, base: Manifest | None) -> None:
         def read() -> Manifest:
@@ -181,10 +191,10 @@ class ClusterServices:
 
     def _address(self, name: str, manifest: Manifest) -> str:
         """Where the newest model answers, within the cluster."""
-        if self._knative:
+        if self._knative:  # a tag's URL in the status is that for callers from outside
             traffic = knative.predictor_status(manifest).get("traffic") or []
-            tagged = [target["url"] for target in traffic if target.get("tag") == "latest" and target.get("url")]
-            return tagged[0] if tagged else f"http://{name}-predictor.{self._api.namespace}.svc.cluster.local"
+            tag = "latest-" if any(target.get("tag") == "latest" for target in traffic) else ""
+            return f"http://{tag}{name}-predictor.{self._api.namespace}.svc.cluster.local"
         canaries = manifest["spec"].get("canary") or []
         predictor = canaries[0]["predictor"] if canaries else manifest["spec"]["predictor"]
         return f"http://{workload_of(name, predictor)}.{self._api.namespace}.svc.cluster.local"

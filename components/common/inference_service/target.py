@@ -52,14 +52,19 @@ def write_service(service: Service, settings: Settings, probe: Callable[[str], N
         _cluster(settings).write(service, probe)
 
 
-def wait_in_force(service: Service, settings: Settings) -> None:
+def wait_in_force(service: Service, settings: Settings, probe: Callable[[str], None] | None = None) -> None:
     """On a cluster, waits until traffic is split as a service that was read says.
+
+    Args:
+        service: What shall serve.
+        settings: Where.
+        probe: Called with the address of its newest model then.
 
     Raises:
         ServingError: It does not come into force.
     """
     if settings.serving != LOCAL:
-        _cluster(settings).wait(service)
+        _cluster(settings).wait(service, probe)
 
 
 def where(name: str, settings: Settings) -> str:
