@@ -249,7 +249,7 @@ def test_a_role_instead_of_keys(s3_environ: dict[str, str], tmp_path: Path, monk
 def test_no_keys_on_a_machine_without_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
     from fti.common.storage.s3_client import client_of
 
-    monkeypatch.setattr(socket, "create_connection", _refuse)  # no metadata service here
+    monkeypatch.setattr("urllib3.util.connection.create_connection", _refuse)  # no metadata service here
     provider = client_of(Settings.from_env({"AWS_REGION": "eu-south-9"}))._provider
     assert provider.retrieve() is None
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from fti.common.errors import ConfigError, PipelinesError
 from fti.kubeflow.api import Api, connect
 from fti.kubeflow.connection import Connection
 from fti.kubeflow.pipelines import upload
-from fti.kubeflow.refusals import UnreachableError
+from fti.kubeflow.refusals import UnreachableError, UnsureError, checked
 from tests.kubeflow.standin import Kubeflow, kubeflow
 from tests.object_store import free_ports
 
@@ -179,3 +180,23 @@ def test_kfps_own_client_understands_the_stand_in(cluster: Kubeflow, shouting: s
     )
     assert client.wait_for_run_completion(run.run_id, 10, 0).state == "SUCCEEDED"
     assert client.list_pipeline_versions(pipeline.pipeline_id).total_size == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "headers", "content", "busy"),
+    [
+        (429, {}, {}, True),
+        (503, {"retry-after": "1"}, {}, True),
+        (503, {}, {"code": 14, "message": "try later"}, True),
+        (503, {}, {"message": "upstream connect error or disconnect/reset before headers"}, False),
+        (502, {}, {}, False),
+    ],
+)
+def test_a_proxy_that_lost_the_server_does_not_say_that_nothing_was_begun(
+    code: int, headers: dict[str, str], content: dict[str, object], busy: bool
+) -> None:
+    request = httpx.Request("POST", "http://kfp/apis/v2beta1/runs")
+    response = httpx.Response(code, headers=headers, json=content, request=request)
+    with pytest.raises(UnsureError) as caught:
+        checked(response, Connection("http://kfp", "http://kfp"))
+    assert caught.value.busy is busy

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fti.common.errors import ServingError
-from fti.common.inference_service import read_service, write_service
+from fti.common.inference_service import Revision, Service, read_service, wait_in_force, write_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.endpoint import try_examples
@@ -73,3 +73,23 @@ def test_a_model_that_answers_otherwise_is_taken_back(
     assert cluster.kserve.history == [{one.digest[:12]: 100}]  # it never got any traffic
     where = {"standard": "binary-canary-predictor", "knative": "binary-predictor"}[cluster.settings.serving]
     assert asked == [f"http://{where}.flights.svc.cluster.local"]
+
+
+def test_a_first_model_that_answers_otherwise_is_taken_away_and_tried_again(
+    cluster: Cluster, served: tuple[str, dict[str, ModelPackage]], tmp_path: Path
+) -> None:
+    address, packages = served
+    one, other = packages["binary"], tiny.write_binary(tmp_path / "other", bias=0.5)
+
+    def probe(_: str) -> None:
+        try_examples(other, "binary", address)
+
+    first = Service("binary", Revision(one.digest, str(one.path)))
+    with pytest.raises(ServingError, match="which recorded"):
+        write_service(first, cluster.settings, probe)
+    assert read_service("binary", cluster.settings) is None
+    write_service(first, cluster.settings)  # such as a push that is killed before its trial
+    there = read_service("binary", cluster.settings)
+    assert there
+    with pytest.raises(ServingError, match="which recorded"):
+        wait_in_force(there, cluster.settings, probe)

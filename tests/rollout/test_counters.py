@@ -2,10 +2,14 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fti.common.settings import Settings
+from fti.rollout import gateway
 from fti.rollout.counters import Counts, Odometer
+from fti.rollout.gateway import GatewayMetrics
 from fti.rollout.predictor_metrics import all_counts, counted, own_counts, samples_of
 
 TEXT = """
@@ -65,3 +69,33 @@ def test_counts_add_up() -> None:
     counts = Counts(requests=3).plus({"failures": 1})
     assert (counts["requests"], counts["failures"], counts["slow"]) == (3, 1, 0)
     assert counts.since({"requests": 2, "slow": 1}) == {"requests": 1, "failures": 1, "slow": -1}
+
+
+def test_a_look_at_one_variant_says_nothing_of_when_the_others_counters_began(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {1: _rows(100), 2: _rows(5000)}
+    monkeypatch.setattr(gateway, "_metrics_text", texts.get)
+    metrics = GatewayMetrics(settings, 100)
+
+    def rows(variant: str, port: int) -> int:
+        return metrics._of_predictor("late", variant, {"pid": port, "port": port})["looked_up/plane"]
+
+    assert rows("stable", 1) == 0  # what was before the first look is not counted
+    texts[2] = ""  # the canary does not answer for once
+    assert rows("canary", 2) == 0
+    texts[2] = _rows(5000)
+    assert rows("canary", 2) == 0
+    texts[2] = _rows(5010)
+    assert rows("canary", 2) == 10
+
+
+def _rows(count: int) -> str:
+    name = "fti_looked_up_total"
+    labels = 'model_name="late",revision="r",view="plane",status="stale"'
+    return f"# TYPE fti_looked_up counter\n{name}{{{labels}}} {count}.0\n"
+
+
+def test_explanations_are_no_predictions() -> None:
+    labels = (("code", "504"), ("model_name", "late"), ("protocol", "explain"))
+    assert counted({("fti_requests_total", labels): 3}) == {}

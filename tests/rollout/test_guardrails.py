@@ -180,3 +180,10 @@ def test_the_same_scores_are_never_far(percent: int, buckets: list[int]) -> None
     canary, stable = ({name: n * k for name, n in one.items()} for k in (percent, 100 - percent))
     (finding,) = Shift(0.01).findings(seen(canary, stable, percent), 0.01, {})
     assert finding.verdict != "failure" and math.isfinite(finding.log_evidence)
+
+
+def test_requests_without_a_single_score_prove_nothing() -> None:
+    """Such as somebody's health checks, where the guardrail of the scores is off."""
+    silent = {"requests": 2000, "scores/0.5": 0, "scores/inf": 0}
+    judgement = judge(seen(silent, silent), Limits(shift_margin=1), {})
+    assert judgement.outcome == "inconclusive" and "scored nothing" in judgement.reason

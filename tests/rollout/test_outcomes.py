@@ -22,7 +22,7 @@ from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.rollout.means import Moments
 from fti.rollout.metrics import Reading
-from fti.rollout.outcomes import Goal, OutcomeSource, outcomes_in
+from fti.rollout.outcomes import Goal, OutcomeSource, _table, outcomes_in
 from fti.rollout.plan import Plan
 from fti.rollout.record import PROMOTED, ROLLED_BACK
 from fti.rollout.rules import Limits
@@ -279,3 +279,8 @@ def test_classes_are_named_by_their_place(tmp_path: Path) -> None:
     outcomes = pl.LazyFrame({"request_id": ["1", "2"], "row": pl.Series([0, 0], dtype=pl.Int32), "outcome": [1.0, 7.0]})
     found = outcomes_in(log, outcomes, Goal("o", "log_loss"), shadow=False)
     assert found.means[CANARY] == Moments(1, pytest.approx(-math.log(0.2)), 0.0)
+
+
+def test_ids_of_a_csv_keep_their_zeros(tmp_path: Path) -> None:
+    (tmp_path / "outcomes.csv").write_text("request_id,outcome\n0012,1\n0013,0\n")
+    assert _table(tmp_path / "outcomes.csv")["request_id"].to_list() == ["0012", "0013"]

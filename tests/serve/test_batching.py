@@ -247,3 +247,23 @@ def test_a_row_without_a_finite_answer_fails_its_own_request_only(tmp_path: Path
     assert isinstance(first, Answer) and isinstance(last, Answer)
     assert (first.scores.tolist(), last.scores.tolist()) == ([2], [8])
     assert isinstance(refused, BadRequestError) and str(refused) == "row 1: its values give no finite answer"
+
+
+def test_many_health_checks_score_once_and_not_in_the_event_loop(tmp_path: Path) -> None:
+    model = PackagedModel("late", "r", tiny.write_binary(tmp_path / "package"), None)
+    threads: list[int] = []
+    score = model.scorer.score
+
+    def slow(columns: Any) -> Any:
+        threads.append(threading.get_ident())
+        return score(columns)
+
+    model.scorer.score = slow  # type: ignore[method-assign]
+
+    async def checks() -> list[bool]:
+        return await asyncio.gather(*(model.healthy() for _ in range(8)))
+
+    assert asyncio.run(checks()) == [True] * 8
+    assert len(threads) == 1 and threads[0] != threading.get_ident()
+    model.unload()
+    assert not asyncio.run(model.healthy())

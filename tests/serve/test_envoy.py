@@ -98,3 +98,15 @@ def test_all_listens_on_loopback_only(tmp_path: Path) -> None:
     text += yaml.safe_dump(envoy.clusters(replicas(Service("late", ONE, TWO, 20))))
     addresses = {line.split()[-1] for line in text.splitlines() if line.strip().startswith("address: 1")}
     assert addresses == {"127.0.0.1"} and "0.0.0.0" not in text
+
+
+def test_what_only_reads_is_counted_apart() -> None:
+    table = routes(replicas(Service("late", ONE, TWO, 20)))["virtual_hosts"][0]["routes"]
+    names = {}
+    for route in table:
+        for part in route.get("route", {}).get("weighted_clusters", {}).get("clusters", []):
+            match = route["match"]
+            path = match.get("path") or match.get("path_separated_prefix") or match["safe_regex"]["regex"]
+            names.setdefault(path, set()).add(part["name"].endswith("-asked"))
+    assert names["/v2/models/late/infer"] == names["/v1/models/late:(predict|features)"] == {False}
+    assert names["/v2/models/late"] == names["/v1/models/late"] == {True}

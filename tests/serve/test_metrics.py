@@ -3,6 +3,7 @@
 import itertools
 import re
 from asyncio import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,14 @@ def test_the_documented_metrics_are_those_there_are() -> None:
     documented = set(re.findall(r"^\| `(fti_[a-z_]+)` \|", text, re.MULTILINE))
     families = [family for family in REGISTRY.collect() if family.name.startswith("fti_")]
     assert documented == {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+
+
+def test_a_regression_that_was_trained_again_has_the_same_buckets(tmp_path: Path) -> None:
+    def bounds(*outputs: float) -> list[float]:
+        package = tiny.write_other(tmp_path / "package", "regression")
+        return score_bounds(replace(package, examples={"outputs": list(outputs)}))
+
+    assert bounds(3.1, 17.9, 8.0) == bounds(2.4, 16.5, 7.7)
+    for outputs in ((3.1, 17.9), (-5.0, -4.9), (0.0,), (1e6, 3e6)):
+        assert bounds(*outputs)[0] <= min(outputs) + (bounds(*outputs)[-1] - bounds(*outputs)[0]) / 2
+        assert bounds(*outputs)[-1] > max(outputs)

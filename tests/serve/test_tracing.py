@@ -143,3 +143,19 @@ def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]", said.stdout
+
+
+def test_a_span_of_what_failed_holds_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from fti.serve import tracing
+
+    provider, exported = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exported))
+    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("tests"))
+    with pytest.raises(ValueError), tracing.child("lookup"):
+        raise ValueError("passport A1234567")
+    (span,) = exported.get_finished_spans()
+    assert "A1234567" not in span.to_json()

@@ -102,9 +102,9 @@ def publish_dir(store: ObjectStore, folder: Path, location: Location) -> None:
     if not location.key.strip("/"):
         raise StorageError(f"{location.uri_of('')} is a whole bucket", allowed="a key within it, to be replaced")
     prefix = location.key.rstrip("/") + "/"
-    if _is_published(store, folder, location.bucket, prefix):
-        return
     before = store.version(location.bucket, prefix + _LAST)
+    if before and _is_published(store, folder, location.bucket, prefix):
+        return
     names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     _each(sorted(names - {_LAST}), lambda name: store.put(folder / name, location.bucket, prefix + name))
     if _LAST in names:
@@ -113,7 +113,7 @@ def publish_dir(store: ObjectStore, folder: Path, location: Location) -> None:
 
 
 def _is_published(store: ObjectStore, folder: Path, bucket: str, prefix: str) -> bool:
-    if not (folder / _LAST).is_file() or prefix + _LAST not in store.keys(bucket, prefix + _LAST):
+    if not (folder / _LAST).is_file():
         return False
     with TemporaryDirectory(prefix="fti-storage-") as scratch:
         store.get(bucket, prefix + _LAST, Path(scratch) / _LAST)
