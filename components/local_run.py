@@ -63,7 +63,7 @@ def run_pipeline(
     Args:
         pipeline: A function decorated with `dsl.pipeline`.
         arguments: Values of its parameters; the rest keep their defaults.
-        settings: Where state lives.
+        settings: What the steps run by too: where state lives, how stores are reached, what time it is.
         on_step: Called as each step starts and as it ends.
 
     Returns:
@@ -138,16 +138,23 @@ def _only_run(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(settings: Settings) -> Iterator[None]:
-    """Steps are processes: they see the same home whatever the working directory."""
-    before = os.environ.get("FTI_HOME")
-    os.environ["FTI_HOME"] = str(settings.home)
+    """Steps are processes: they read these very settings, whatever the working directory and the environment say."""
+    wanted = settings.environ()
+    before = {name: os.environ[name] for name in wanted if name in os.environ}
     try:
+        for name, value in wanted.items():
+            _set(name, value)
         yield
     finally:
-        if before is None:
-            del os.environ["FTI_HOME"]
-        else:
-            os.environ["FTI_HOME"] = before
+        for name in wanted:
+            _set(name, before.get(name, ""))
+
+
+def _set(name: str, value: str) -> None:
+    if value:
+        os.environ[name] = value
+    else:
+        os.environ.pop(name, None)
 
 
 def _new_run(pipeline: str, settings: Settings) -> Run:

@@ -11,7 +11,14 @@ from fti.cli.features import features_command
 from fti.cli.rollout import rollout_command
 from fti.cli.run import run_command
 from fti.cli.schedule import schedule_command
-from fti.cli.serving import predict_command, promote_command, rollback_command, serve_command, status_command
+from fti.cli.serving import (
+    explain_command,
+    predict_command,
+    promote_command,
+    rollback_command,
+    serve_command,
+    status_command,
+)
 from fti.cli.stream import stream_command
 from fti.cli.upload import follow_command, upload_command
 from fti.common.errors import FtiError
@@ -29,7 +36,7 @@ def cli() -> None:
       fti features          what the feature store holds, and how fresh it is
       fti stream            keep features up to date by events over HTTP
       fti serve             serve what has been pushed, behind one address
-      fti predict NAME      ask a served model
+      fti predict NAME      ask a served model; fti explain NAME tells what moved its answer
       fti rollout NAME      take its canary to all of the traffic or back, on evidence
       fti doctor            what is missing, on this machine or on a cluster
       fti compile           write every pipeline and component as YAML for Kubeflow
@@ -50,6 +57,7 @@ for command in (
     serve_command,
     stream_command,
     predict_command,
+    explain_command,
     status_command,
     promote_command,
     rollback_command,

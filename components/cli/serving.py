@@ -1,4 +1,4 @@
-"""`fti serve`, `fti predict`, `fti status`: what has been pushed, on this machine."""
+"""`fti serve`, `fti predict`, `fti explain`, `fti status`: what has been pushed, on this machine."""
 
 import json
 from collections.abc import Callable
@@ -68,6 +68,24 @@ def predict_command(service: str, rows: Any, variant: str | None, unit: str) -> 
     instances = _parsed(rows) if rows else examples(settings, service)
     answer = predict(settings, service, instances, variant=variant, unit=unit)
     click.echo(json.dumps(answer, indent=2))
+
+
+@click.command("explain")
+@click.argument("service")
+@click.option(
+    "--rows", type=click.File("r"), help="A JSON list of rows, each a map from column to value; - reads stdin."
+)
+@click.option("--variant", type=click.Choice(["stable", "canary"]), help="Reach this variant instead of the split.")
+def explain_command(service: str, rows: Any, variant: str | None) -> None:
+    """Show what moved a served model's predictions; without --rows, that of the first example of its package.
+
+    The model explains in a process of its own, which starts with the first question.
+    """
+    from fti.serve.client import examples, explain
+
+    settings = Settings.from_env()
+    instances = _parsed(rows) if rows else examples(settings, service)[:1]
+    click.echo(json.dumps(explain(settings, service, instances, variant=variant), indent=2))
 
 
 def _parsed(rows: Any) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Asks a served model, for people at a terminal."""
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -41,20 +42,46 @@ def predict(
         ConfigError: The service is not served, or it refuses the rows; says why.
         ServingError: Nothing is served, or the service is out of order.
     """
-    import httpx
+    address = url or _gateway(settings, service)
+    return _answer(service, _post(f"{address.rstrip('/')}/v1/models/{service}:predict", rows, variant, unit))
 
-    address = f"{url.rstrip('/')}/v1/models/{service}:predict" if url else _local_url(settings, service)
-    headers = {VARIANT_HEADER: variant} if variant else {}
-    headers |= {UNIT_HEADER: quote(unit, safe="")} if unit else {}
-    try:
-        response = httpx.post(address, json={"instances": list(rows)}, headers=headers, timeout=30)
-    except ValueError as error:
-        raise ConfigError(f"the rows are not JSON: {error}", remedy="Use null where a value is missing") from error
-    except httpx.HTTPError as error:
-        raise ServingError(f"{address} does not answer: {error}", remedy="See `fti status`") from error
-    if response.is_success:
-        return {"revision": response.headers.get(REVISION_HEADER), **response.json()}
-    raise _refused(service, response)
+
+def explain(
+    settings: Settings,
+    service: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    variant: str | None = None,
+    unit: str = "",
+    url: str = "",
+    patience: float = 120.0,
+) -> dict[str, Any]:
+    """Asks a served model which feature moved its predictions by how much.
+
+    Args:
+        settings: Where the runner's state lies.
+        service: The service's name.
+        rows: As for `predict`.
+        variant: As for `predict`.
+        unit: As for `predict`.
+        url: As for `predict`.
+        patience: Seconds to go on asking while the process that explains is starting, or busy.
+
+    Returns:
+        `revision`, `predictions` and, for each row, its explanation: see `docs/explain.md`.
+
+    Raises:
+        ConfigError: The service is not served, it refuses the rows, or its model cannot be explained; says why.
+        ServingError: Nothing is served, the service is out of order, or it gave no explanation in time.
+    """
+    address = url or _gateway(settings, service)
+    until = time.monotonic() + patience
+    while True:
+        response = _post(f"{address.rstrip('/')}/v1/models/{service}:explain", rows, variant, unit)
+        # A 504 that does not ask for it comes of a budget that is too small, and would come again.
+        passes = response.status_code == 504 and "Ask again" in response.text
+        if not passes or time.monotonic() > until:
+            return _answer(service, response)
 
 
 def examples(settings: Settings, service: str) -> list[dict[str, Any]]:
@@ -75,14 +102,33 @@ def examples(settings: Settings, service: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _local_url(settings: Settings, service: str) -> str:
+def _post(address: str, rows: Sequence[dict[str, Any]], variant: str | None, unit: str) -> "httpx.Response":
+    import httpx
+
+    headers = {VARIANT_HEADER: variant} if variant else {}
+    headers |= {UNIT_HEADER: quote(unit, safe="")} if unit else {}
+    try:
+        return httpx.post(address, json={"instances": list(rows)}, headers=headers, timeout=30)
+    except ValueError as error:
+        raise ConfigError(f"the rows are not JSON: {error}", remedy="Use null where a value is missing") from error
+    except httpx.HTTPError as error:
+        raise ServingError(f"{address} does not answer: {error}", remedy="See `fti status`") from error
+
+
+def _answer(service: str, response: "httpx.Response") -> dict[str, Any]:
+    if response.is_success:
+        return {"revision": response.headers.get(REVISION_HEADER), **response.json()}
+    raise _refused(service, response)
+
+
+def _gateway(settings: Settings, service: str) -> str:
     state = read_state(settings)
     if state is None:
         raise ServingError("nothing is served on this machine", remedy="Start `fti serve` in another terminal")
     if service not in state["services"]:
         raise ConfigError(f"service {service!r} is not served", allowed=", ".join(state["services"]))
     url: str = state["services"][service]["url"]
-    return url
+    return url.partition("/v1/")[0]
 
 
 def _refused(service: str, response: "httpx.Response") -> ConfigError | ServingError:

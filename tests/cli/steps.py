@@ -64,6 +64,21 @@ def wait_for(path: str) -> str:
     return path
 
 
+@step
+def tell() -> str:
+    """Tells by which settings it runs."""
+    from fti.common.settings import Settings
+
+    settings = Settings.from_env()
+    return f"{settings.offline_uri} {settings.now} {settings.s3_region or 'nowhere'} {settings.s3_secret_key}"
+
+
+@dsl.pipeline(name="fti-telling")
+def telling() -> str:
+    """Tells."""
+    return tell().outputs["Output"]
+
+
 @dsl.pipeline(name="fti-shouting")
 def shouting(text: str = "hello") -> str:
     """Shouts.

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,20 @@ def test_the_steps_see_the_home_of_the_run_and_the_caller_keeps_its_own(settings
 
     assert run.folder.is_relative_to(tmp_path / "other")
     assert os.environ["FTI_HOME"] == str(settings.home)
+
+
+def test_the_steps_run_by_the_settings_given_and_not_by_the_environment(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "elsewhere")
+    before = dict(os.environ)
+    given = replace(
+        settings, offline_uri="s3://features", now=datetime(2014, 1, 1, tzinfo=UTC), s3_region="", s3_secret_key="k"
+    )
+    run = run_pipeline(steps.telling, {}, given)
+
+    assert run.outputs == {"Output": "s3://features 2014-01-01 00:00:00+00:00 nowhere k"}
+    assert dict(os.environ) == before
 
 
 def test_a_step_that_refuses_speaks_for_itself(settings: Settings) -> None:

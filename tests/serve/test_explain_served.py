@@ -9,10 +9,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
+from fti.common.errors import ConfigError
 from fti.common.model_package import ModelPackage, write_package
 from fti.common.settings import Settings
+from fti.serve.client import explain
 from fti.serve.columns import BadRequestError
 from fti.serve.explain import BUDGET_HEADER, Explainer
 from fti.train.logic import train_model
@@ -99,12 +102,28 @@ def test_too_many_rows_for_the_budget_are_refused_with_a_number_that_fits(
     assert "rows were asked for" in response.text and "send at most" in response.text, response.text
 
 
+def test_the_client_waits_for_the_process_that_explains(
+    boosting: tuple[Served, ModelPackage], settings: Settings
+) -> None:
+    served, package = boosting
+    rows = package.examples["inputs"][:2]
+    running = served.worker()
+    if running:
+        running.kill()
+        until(lambda: gone(running))
+    found = explain(settings, "late", rows, url=served.url)  # it starts with this
+    assert found["revision"] == package.digest[:12]
+    assert len(found["explanations"]) == len(found["predictions"]) == 2
+    with pytest.raises(ConfigError, match="late refuses the request .400.: hour: row 0 is 'noon'"):
+        explain(settings, "late", [{**rows[0], "hour": "noon"}], url=served.url)
+
+
 def test_a_process_that_explains_and_dies_is_started_again(boosting: tuple[Served, ModelPackage]) -> None:
     served, package = boosting
     rows = package.examples["inputs"][:1]
     served.explain(rows)
     first = served.worker()
-    assert first is not None and first.nice() == 5
+    assert first is not None and first.nice() == psutil.Process(served.process.pid).nice() + 5
     first.kill()
     until(lambda: gone(first))
     until(lambda: served.explain(rows).status_code == 200, 60)
