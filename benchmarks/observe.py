@@ -154,13 +154,14 @@ def open_front(name: str, folder: Path) -> Any:
     from fti.common.model_package import load_package
     from fti.common.settings import Settings
     from fti.serve.front import Front
+    from fti.serve.inference_log import Limits
     from fti.serve.model import PackagedModel
     from fti.serve.observe import observing
 
     model = PackagedModel("bench", "r1", load_package(folder / "package"), None)
     uri = str(folder / "log") if name in {"+ inference log", "+ all"} else ""
     settings = replace(Settings.from_env({"FTI_HOME": str(folder / "home")}), inference_log_uri=uri)
-    with observing(model, settings, name in {"+ access log", "+ all"}, 100_000, 5) as observer:
+    with observing(model, settings, name in {"+ access log", "+ all"}, Limits(seconds=5)) as observer:
         blind = {"blind": Blind(), "KServe's histogram": KServes()}
         yield Front(nobody, model, observer=blind.get(name, observer))
 

@@ -9,12 +9,10 @@ answers labels and probabilities, but for stock KServe and MLServer, which answe
 request and answers as many bytes as the predictor. Servers whose pins clash with this environment's get environments of
 their own under the scratch folder, made once; what cannot be had is said and left out.
 
-Then: the predictor asked by entity keys, against reading Redis and running the graph and nothing else; and the
-predictor asked for three times what it can answer.
+`benchmarks/overload.py` asks the predictor for more than it can answer; `benchmarks/keyed.py` asks it by entity keys.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
@@ -34,16 +32,11 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent), str(Path(__file__).parent / "contenders")]
 
-import online  # noqa: E402
-from iris import NAMES, fitted  # noqa: E402
+from asked import answer_sizes, lists, sample, v1, v2, v2_binary, write_iris, write_wide  # noqa: E402
+from iris import NAMES  # noqa: E402
 
-from fti.common.model_package import Signature, load_package, write_package  # noqa: E402
-from fti.common.settings import Settings  # noqa: E402
-from fti.common.tables import Feature  # noqa: E402
-from fti.train.export import to_onnx  # noqa: E402
 from tests.object_store import free_ports  # noqa: E402
-from tests.serve.http_load import closed, http_request, opened  # noqa: E402
-from tests.servers import redis_server  # noqa: E402
+from tests.serve.http_load import closed, http_request  # noqa: E402
 
 BATCHES = (1, 32)
 CONNECTIONS = (1, 8, 64)
@@ -108,8 +101,6 @@ def main() -> None:
         folder = Path(name)
         found, absent = contenders(folder, Path(arguments.scratch), arguments.only)
         figures = compared(found, arguments.requests, arguments.rounds)
-        keyed = by_entity_keys(folder / "redis", arguments.rounds)
-        shed = overloaded(folder)
     cpu = {each["contender"]: {str(b): each[f"cpu_us_{b}"] for b in BATCHES} for each in figures}
     ratios = {
         f"vs_{other}": {
@@ -125,8 +116,6 @@ def main() -> None:
         "cpu_us_per_request": cpu,
         **ratios,
         "servers": figures,
-        "keyed": keyed,
-        "overload": shed,
         "absent": absent,
     }
     print(json.dumps(result) if arguments.json else report(result))
@@ -139,7 +128,7 @@ def contenders(folder: Path, scratch: Path, only: Sequence[str] | None) -> tuple
     subprocess.run([python, here / "iris.py", folder / "iris.joblib"], check=True)
     predictor = [python, "-m", "fti.serve.predictor", "--host=127.0.0.1"]
     predictor += ["--http_port={port}", "--grpc_port={grpc_port}", "--max_queue=1000"]
-    small, large = answer_sizes(folder / "iris")
+    small, large = answer_sizes(folder / "iris", BATCHES)
     noop = [python, str(here / "noop.py"), "-", "{port}", str(small), str(large)]
     found = [Contender("no-op", "noop", noop, "/", v1("iris", NAMES))]
     for names, suffix, model in ((NAMES, "", "iris"), (wide, " wide", "wide")):
@@ -211,94 +200,6 @@ def environment(folder: Path, requirements: Sequence[str]) -> str:
     return str(python)
 
 
-def write_iris(path: Path) -> tuple[str, ...]:
-    model, data = fitted()
-    return write(path, model, data[::50], NAMES)
-
-
-def write_wide(path: Path) -> tuple[str, ...]:
-    from sklearn.linear_model import LogisticRegression
-
-    data = np.random.default_rng(0).normal(size=(1000, 40))
-    model = LogisticRegression().fit(data, (data.sum(axis=1) > 0).astype(np.int64))
-    names = tuple(f"feature_view__{n}" for n in range(40))
-    return write(path, model, data[:3], names)
-
-
-def write(path: Path, model: Any, rows: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
-    """A package of a fitted classifier; returns the names of its inputs."""
-    inputs = tuple(Feature(name, "float32") for name in names)
-    task: Any = "binary" if len(model.classes_) == 2 else "multiclass"
-    classes, threshold = tuple(model.classes_.tolist()), 0.5 if task == "binary" else None
-    signature = Signature(name="bench", task=task, inputs=inputs, classes=classes, threshold=threshold, label="y")
-    examples = {
-        "inputs": [dict(zip(names, map(float, row), strict=True)) for row in rows],
-        "outputs": model.predict_proba(rows).tolist(),
-    }
-    write_package(
-        path,
-        signature=signature,
-        onnx=to_onnx(model, signature),
-        native={},
-        examples=examples,
-        provenance={},
-        card="# Bench\n",
-    )
-    return names
-
-
-def v1(model: str, names: Sequence[str], path: str = "") -> Callable[[np.ndarray], bytes]:
-    def ask(rows: np.ndarray) -> bytes:
-        instances = [dict(zip(names, row, strict=True)) for row in rows.tolist()]
-        return http_request(path or f"/v1/models/{model}:predict", json.dumps({"instances": instances}).encode())
-
-    return ask
-
-
-def lists(path: str) -> Callable[[np.ndarray], bytes]:
-    return lambda rows: http_request(path, json.dumps({"instances": rows.tolist()}).encode())
-
-
-def v2(model: str, names: Sequence[str]) -> Callable[[np.ndarray], bytes]:
-    def ask(rows: np.ndarray) -> bytes:
-        shape = {"shape": [len(rows)], "datatype": "FP32"}
-        inputs = [{"name": name, **shape, "data": column.tolist()} for name, column in zip(names, rows.T, strict=True)]
-        return http_request(f"/v2/models/{model}/infer", json.dumps({"inputs": inputs}).encode())
-
-    return ask
-
-
-def v2_binary(model: str, names: Sequence[str]) -> Callable[[np.ndarray], bytes]:
-    def ask(rows: np.ndarray) -> bytes:
-        shape = {"shape": [len(rows)], "datatype": "FP32", "parameters": {"binary_data_size": 4 * len(rows)}}
-        message = {"inputs": [{"name": name, **shape} for name in names], "parameters": {"binary_data_output": True}}
-        head = json.dumps(message).encode()
-        body, path = head + rows.T.astype("<f4").tobytes(), f"/v2/models/{model}/infer"
-        return http_request(path, body, "application/octet-stream", inference_header_content_length=str(len(head)))
-
-    return ask
-
-
-def answer_sizes(package: Path) -> list[int]:
-    """The bytes that the predictor answers over V1, for each size of batch."""
-    from fti.serve.answers import encode_v1
-    from fti.serve.model import PackagedModel
-    from fti.serve.protocol import decode_v1
-
-    model = PackagedModel("sizes", "-", load_package(package), None)
-
-    async def size(rows: np.ndarray) -> int:
-        request = decode_v1(v1("", NAMES)(rows).partition(b"\r\n\r\n")[2], model.schema)
-        answer = await model.answer(request)
-        return len(encode_v1(model.signature, answer.scores, answer.labels))
-
-    return [asyncio.run(size(sample(4, batch))) for batch in BATCHES]
-
-
-def sample(width: int, rows: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(3, 1, size=(rows, width)).astype(np.float32).round(2)
-
-
 @contextmanager
 def serving(contender: Contender, environ: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Runs a server until the block ends."""
@@ -367,83 +268,6 @@ def keep(best: dict[str, Any], name: str, value: float) -> None:
     best[name] = min(value, best.get(name, value))
 
 
-def by_entity_keys(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Looking 35 features in 8 views up and predicting with them, against Redis and the graph alone. In one process."""
-    from fti.serve.features import FeatureLookup
-    from fti.serve.model import PackagedModel
-
-    with redis_server() as redis:
-        address = f'{{type: redis, connection_string: "127.0.0.1:{redis.port}"}}'
-        store = online.open_filled(folder, address)
-        package = online.write_sum(folder, store)
-        settings = Settings.from_env({"FTI_HOME": str(folder / "home"), "FTI_NOW": online.NOW.isoformat()})
-        lookup = FeatureLookup(str(folder / "repo"), package.signature, settings)
-        model = PackagedModel("bench", "r1", package, lookup)
-        bare = online.bare_redis(store, online.make_plan(store, store.get_feature_service("eight")))
-        return asyncio.run(_by_entity_keys(model, bare, store, package.path / "model.onnx", rounds))
-
-
-async def _by_entity_keys(model: Any, bare: Any, store: Any, graph_file: Path, rounds: int) -> list[dict[str, Any]]:
-    import onnxruntime
-
-    from fti.serve.protocol import decode_v1
-
-    graph = onnxruntime.InferenceSession(graph_file, providers=["CPUExecutionProvider"])
-    found = []
-    for rows in online.ROWS:
-        asked = online.requests("eight", rows, 20)
-        bodies = [json.dumps({"instances": each}).encode() for each in online.instances(store, "entity keys", rows)]
-        requests = [decode_v1(body, model.schema) for body in bodies]
-        matrix = np.ones((rows, len(model.signature.inputs)), np.float32)
-
-        async def raw(at: int, asked: Any = asked, matrix: Any = matrix) -> None:
-            bare(asked[at % 20])
-            graph.run(["value"], {"numeric": matrix})
-
-        async def ours(at: int, requests: Any = requests) -> None:
-            await model.answer(requests[at % 20])
-
-        best: dict[str, dict[str, float]] = {"raw": {}, "fti": {}}
-        for _ in range(rounds):
-            for name, ask in (("raw", raw), ("fti", ours)):
-                seconds, cpu = [], time.process_time()
-                for at in range(500 if rows < 50 else 100):
-                    started = time.perf_counter()
-                    await ask(at)
-                    seconds.append(time.perf_counter() - started)
-                keep(best[name], "cpu_us", 1e6 * (time.process_time() - cpu) / len(seconds))
-                keep(best[name], "p50_ms", 1e3 * float(np.median(seconds)))
-        for name, each in best.items():
-            ratios = {f"{key}_to_raw": round(value / best["raw"][key], 2) for key, value in each.items()}
-            found.append({"rows": rows, "contender": name, **{k: round(v, 3) for k, v in each.items()}, **ratios})
-    return found
-
-
-def overloaded(folder: Path) -> list[dict[str, Any]]:
-    """The predictor at capacity (as many callers as its queue has places), and asked for three times as much."""
-    from tests.serve.test_overload import write_slow
-
-    write_slow(folder / "slow")
-    found = []
-    for model, queue, names in (("iris", 128, NAMES), ("slow", 32, ("x",))):
-        argv = [sys.executable, "-m", "fti.serve.predictor", f"--package={folder / model}", f"--name={model}"]
-        argv += ["--host=127.0.0.1", "--http_port={port}", "--grpc_port={grpc_port}", f"--max_queue={queue}"]
-        contender = Contender(model, model, argv, f"/v2/models/{model}/ready", v1(model, names))
-        with serving(contender) as server:
-            request = [contender.ask(sample(len(names), 1))]
-            closed(server.port, request, 200, 8)
-            full = closed(server.port, request, 10_000 if model == "iris" else 1000, queue)
-            rate = full.statuses[200] / full.wall
-            over = opened(server.port, request, 3 * rate, 3)
-            for name, load in (("at capacity", full), ("asked for 3 times that", over)):
-                p50, p99 = load.quantiles(0.5, 0.99)
-                row = {"model": model, "load": name, "asked_per_s": round(sum(load.statuses.values()) / load.wall)}
-                row |= {"answered_per_s": round(load.statuses[200] / load.wall), "refused": load.statuses[429]}
-                row |= {"failed": sum(load.statuses.values()) - load.statuses[200] - load.statuses[429]}
-                found.append({**row, "p50_ms": round(1e3 * p50, 2), "p99_ms": round(1e3 * p99, 2)})
-    return found
-
-
 def report(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     rows = [
@@ -463,7 +287,7 @@ def report(result: dict[str, Any]) -> str:
         }
         for each in result["servers"]
     ]
-    parts = [table(rows), table(result["keyed"]), table(result["overload"])]
+    parts = [table(rows)]
     parts += [f"{name} could not be had: {why}" for name, why in result["absent"].items()]
     return "\n\n".join(parts)
 

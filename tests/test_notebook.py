@@ -18,7 +18,8 @@ from nbformat.v4 import new_code_cell
 
 from fti.common.settings import Settings
 from fti.pipelines import reference
-from fti.rollout.record import PROMOTED, folder_of, read
+from fti.rollout.archive import folder_of
+from fti.rollout.record import PROMOTED, read
 from fti.serve.status import read_state
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from fti.common.errors import ConfigError
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-    from fti.common.online.reader import Vectors
+    from fti.common.online.vectors import Vectors
 
 _BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)  # a time at which nothing is past its TTL
 

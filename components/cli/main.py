@@ -8,6 +8,7 @@ from fti.cli.compile import compile_command
 from fti.cli.demo import demo_command
 from fti.cli.doctor import doctor_command
 from fti.cli.features import features_command
+from fti.cli.lifecycle import delete_command, start_command, stop_command
 from fti.cli.rollout import rollout_command
 from fti.cli.run import run_command
 from fti.cli.schedule import schedule_command
@@ -38,6 +39,7 @@ def cli() -> None:
       fti serve             serve what has been pushed, behind one address
       fti predict NAME      ask a served model; fti explain NAME tells what moved its answer
       fti rollout NAME      take its canary to all of the traffic or back, on evidence
+      fti stop NAME         run nothing of it, until fti start; fti delete takes it away
       fti doctor            what is missing, on this machine or on a cluster
       fti compile           write every pipeline and component as YAML for Kubeflow
       fti upload            the pipelines to Kubeflow; fti run loop --cluster runs one there
@@ -62,6 +64,9 @@ for command in (
     promote_command,
     rollback_command,
     rollout_command,
+    stop_command,
+    start_command,
+    delete_command,
     demo_command,
     doctor_command,
 ):

@@ -37,8 +37,8 @@ _BY_HOW_MUCH = "By how much its share of {} may exceed stable's; 1: off."
 @click.option("--min-requests", default=200, show_default=True, help="Requests that the canary must have had per step.")
 @click.option(
     "--requests-of-unit",
-    default=1,
-    show_default=True,
+    default=0,
+    show_default="read off the inference log",
     help="The most requests of one user in a step, where the header x-fti-unit makes splits sticky.",
 )
 @click.option("--outcomes", help="A table of request_id, outcome (and row, time): what became of predictions.")

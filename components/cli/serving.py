@@ -149,7 +149,8 @@ def _described(state: dict[str, Any]) -> str:
         lines.append("nothing was pushed: fti run loop")
     for name, service in state["services"].items():
         actual = service["actual"] or {"url": "", "revisions": {}}
-        lines.append(f"{name}  {service.get('error') or actual['url']}".rstrip())
+        stopped = f"stopped: fti start {name}" if service.get("stopped") else ""
+        lines.append(f"{name}  {service.get('error') or stopped or actual['url']}".rstrip())
         for variant, desired in service["desired"].items():
             live = actual["revisions"].get(variant, {})
             same = {key: live.get(key) for key in desired} == desired and live.get("ready")

@@ -63,12 +63,12 @@ class Inputs(Mapping[str, "np.ndarray"]):
     @property
     def feed(self) -> "dict[str, np.ndarray]":
         """The graph's inputs by name: `numeric`, and `categorical` with "" where missing."""
-        import numpy as np
-
         feed = {}
         if self.numeric is not None:
             feed["numeric"] = self.numeric
         if self.categorical is not None:
+            import numpy as np
+
             strings = self.categorical
             feed["categorical"] = np.where(strings == None, "", strings) if self.holes else strings  # noqa: E711
         return feed

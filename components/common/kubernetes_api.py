@@ -23,6 +23,7 @@ _READ_SECONDS = 30
 _CONFLICT = 409
 _PASSING = {0, 429, 500, 502, 503, 504}
 _RIGHTS = "manifests/base/rights.yaml"
+_STRICT = "strict decoding error"
 
 
 class ConflictError(BusyError):
@@ -31,6 +32,10 @@ class ConflictError(BusyError):
 
 class AbsentError(ServingError):
     """The object, its kind or its namespace is not there."""
+
+
+class ForbiddenError(ServingError):
+    """A right is missing."""
 
 
 class KubernetesApi:
@@ -63,18 +68,13 @@ class KubernetesApi:
         try:
             if "KUBERNETES_SERVICE_HOST" in environ:
                 config.load_incluster_config(client_configuration=settings)
-                own = (_SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip() if not namespace else ""
             else:
                 file = environ.get("KUBECONFIG")  # the client itself looks there once, when it is imported
                 config.load_kube_config(config_file=file, client_configuration=settings)
-                own = config.list_kube_config_contexts(config_file=file)[1]["context"].get("namespace", "default")
         except (config.ConfigException, yaml.YAMLError, OSError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(
-                f"no way to a Kubernetes cluster was found ({type(error).__name__})",
-                remedy="Run in a pod with a service account, or set KUBECONFIG to a file that kubectl can use",
-            ) from None  # its text may hold a piece of the file
+            raise _no_way(error) from None  # its text may hold a piece of the file
         settings.retries = False
-        return cls(client.ApiClient(settings), namespace or own)
+        return cls(client.ApiClient(settings), namespace or own_namespace(environ))
 
     def get(self, path: str) -> dict[str, Any] | None:
         """Reads an object, or None where it is not there.
@@ -146,10 +146,36 @@ class KubernetesApi:
         return answer
 
 
+def own_namespace(environ: Mapping[str, str] = os.environ) -> str:
+    """The namespace of this pod, or that of the kubeconfig's context.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    import yaml
+    from kubernetes import config
+
+    try:
+        if "KUBERNETES_SERVICE_HOST" in environ:
+            return (_SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+        context = config.list_kube_config_contexts(config_file=environ.get("KUBECONFIG"))[1]
+        return str(context["context"].get("namespace", "default"))
+    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, KeyError, AttributeError) as error:
+        raise _no_way(error) from None
+
+
+def _no_way(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"no way to a Kubernetes cluster was found ({type(error).__name__})",
+        remedy="Run in a pod with a service account, or set KUBECONFIG to a file that kubectl can use",
+    )
+
+
 def _explained(error: "ApiException", method: str, path: str) -> FtiError:  # noqa: PLR0911 - one for each answer
     """An answer of the API server as an error of this library."""
     status = _status_of(error)
-    message = str(status.get("message") or error.body or error.reason or "").strip()[:1000]
+    message = str(status.get("message") or error.body or error.reason or "").strip()
+    message = message[max(0, message.rfind(_STRICT)) :][:1000]  # before it stands a patched object, whole
     if error.status == 401:
         return ConfigError(
             "the Kubernetes API server does not accept the credentials",
@@ -158,7 +184,7 @@ def _explained(error: "ApiException", method: str, path: str) -> FtiError:  # no
     if "admission webhook" in message:  # before 403: webhooks deny with it too
         return ServingError(f"the cluster refuses it: {message}", remedy="Correct the manifest of the service")
     if error.status == 403:
-        return ServingError(
+        return ForbiddenError(
             f"the right to {_verb(method, path)} {_resource(path)} is missing: {message}",
             remedy=f"Apply {_RIGHTS}, and run as a service account that it names",
         )
@@ -211,7 +237,7 @@ def _resource(path: str) -> str:
 def _parts(path: str) -> list[str]:
     """A path without its group, version and namespace: the resource and, of one object, its name."""
     parts = path.split("/")
-    rest = parts[2:] if parts[0] == "api" else parts[3:]
+    rest = parts[2:] if parts[0] == "api" else parts[3:] or parts[1:2]  # a group as a whole
     return rest[2:] if rest[0] == "namespaces" and len(rest) > 2 else rest
 
 

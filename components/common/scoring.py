@@ -89,12 +89,10 @@ class Scorer:
 
     def predict(self, scores: "np.ndarray") -> "np.ndarray":
         """Turns scores into labels [N]: by the threshold (binary), the largest probability, or as they are."""
-        import numpy as np
-
         if self.signature.task == "regression":
             return scores
         if self.signature.threshold is not None:
-            codes = (scores[:, 1] >= self.signature.threshold).astype(np.intp)
+            codes = (scores[:, 1] >= self.signature.threshold).astype(int)
         else:
             codes = scores.argmax(axis=1)
         predicted: np.ndarray = self._classes[codes]
@@ -122,11 +120,11 @@ def open_backend(files: Mapping[str, bytes], task: Task, threads: int = 0, devic
 
 def run_backend(backend: Backend, feed: "Mapping[str, np.ndarray]") -> "np.ndarray":
     """Scores all rows, some thousands at a time: float32 [N, k]."""
-    import numpy as np
-
     rows = len(next(iter(feed.values())))
     if rows <= _ROWS_AT_ONCE:
         return backend.run(feed)
+    import numpy as np
+
     starts = range(0, rows, _ROWS_AT_ONCE)
     parts = ({name: part[start : start + _ROWS_AT_ONCE] for name, part in feed.items()} for start in starts)
     return np.concatenate([backend.run(part) for part in parts])

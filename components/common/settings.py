@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fti.common.errors import ConfigError
 
-LOCAL, STANDARD, KNATIVE = "local", "standard", "knative"
+LOCAL, CLUSTER, STANDARD, KNATIVE = "local", "cluster", "standard", "knative"
 _SERVING_SECONDS = 900.0  # a large image, a node that starts, a large model
 _BREAKS_YAML = ("\n", ": ", " #")
 
@@ -33,8 +33,9 @@ class Settings:
         s3_virtual_hosts: `AWS_VIRTUAL_HOSTED_STYLE_REQUEST`: `true` for `bucket.host`, else `host/bucket`; Amazon's own
             store is always asked in its own way.
         sts_endpoint: `AWS_ENDPOINT_URL_STS`, which hands out the web identity's keys; empty for Amazon's.
-        serving: `FTI_SERVING`: where InferenceServices go: `local` (the default), the folder `services`; or `standard`
-            or `knative`, a cluster's API, in that mode of KServe.
+        serving: `FTI_SERVING`: where InferenceServices go: `local` (the default), the folder `services`; or a cluster's
+            API: `cluster` asks it how KServe splits traffic there; `standard` and `knative` say it, and ask nothing.
+        kserve_namespace: `FTI_KSERVE_NAMESPACE`, default `kserve`: where KServe itself runs and has its settings.
         namespace: `FTI_NAMESPACE` of the cluster; empty means the pod's own, or that of the kubeconfig's context.
         serving_seconds: `FTI_SERVING_SECONDS`, default 900: how long a cluster may take to split traffic as asked.
         now: `FTI_NOW`, ISO 8601, UTC where it names no zone: the time against which the age of features is measured,
@@ -59,6 +60,7 @@ class Settings:
     s3_virtual_hosts: bool = False
     sts_endpoint: str = ""
     serving: str = LOCAL
+    kserve_namespace: str = "kserve"
     namespace: str = ""
     serving_seconds: float = _SERVING_SECONDS
     now: datetime | None = None
@@ -103,6 +105,7 @@ class Settings:
             s3_virtual_hosts=environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() == "true",
             sts_endpoint=environ.get("AWS_ENDPOINT_URL_STS", ""),
             serving=_serving(environ.get("FTI_SERVING", "")),
+            kserve_namespace=environ.get("FTI_KSERVE_NAMESPACE") or "kserve",
             namespace=environ.get("FTI_NAMESPACE", ""),
             serving_seconds=_seconds(environ.get("FTI_SERVING_SECONDS", "")),
             now=_instant(environ.get("FTI_NOW", "")),
@@ -130,6 +133,7 @@ class Settings:
             "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true" if self.s3_virtual_hosts else "",
             "AWS_ENDPOINT_URL_STS": self.sts_endpoint,
             "FTI_SERVING": self.serving,
+            "FTI_KSERVE_NAMESPACE": self.kserve_namespace,
             "FTI_NAMESPACE": self.namespace,
             "FTI_SERVING_SECONDS": str(self.serving_seconds),
             "FTI_NOW": self.now.isoformat() if self.now else "",
@@ -147,8 +151,8 @@ def _role(environ: Mapping[str, str]) -> str:
 
 
 def _serving(text: str) -> str:
-    if text not in {"", LOCAL, STANDARD, KNATIVE}:
-        raise ConfigError(f"FTI_SERVING is {text!r}", allowed=f"{LOCAL}, {STANDARD} or {KNATIVE}")
+    if text not in {"", LOCAL, CLUSTER, STANDARD, KNATIVE}:
+        raise ConfigError(f"FTI_SERVING is {text!r}", allowed=f"{LOCAL}, {CLUSTER}, {STANDARD} or {KNATIVE}")
     return text or LOCAL
 
 

@@ -6,13 +6,17 @@ from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
+from fti.common.errors import ConfigError
 from fti.common.inference_service import MODEL_FORMAT
+from fti.common.inference_service.modes import CONFIG, GRAPH, ROUTE, choose, read_abilities
+from fti.common.inference_service.single import SERVICE_ACCOUNT
 from fti.common.kubernetes_api import KubernetesApi
-from fti.common.settings import KNATIVE, STANDARD, Settings
+from fti.common.settings import CLUSTER, KNATIVE, STANDARD, Settings
+from fti.doctor.accounts import predictor_rights, step_rights
 from fti.doctor.finding import MISSING, OK, UNKNOWN, WARNING, Finding, checked
-from fti.doctor.rights import RIGHTS
 from fti.doctor.stores import reachable
 
+STEPS_ACCOUNT = "fti-pipelines"
 _BASE = "manifests/base"
 _PLACEHOLDER = "change-me"
 _SECRETS = {
@@ -21,14 +25,21 @@ _SECRETS = {
 }
 _SETTINGS = ("FTI_HOME", "FTI_PROFILE", "FTI_OFFLINE_URI", "FTI_MODELS_URI", "FTI_SERVING", "FTI_POSTGRES")
 _GPU = "nvidia.com/gpu"
+_SPLIT_BY = {
+    STANDARD: "KServe's routes (standard)",
+    KNATIVE: "Knative (knative)",
+    ROUTE: "a route of ours before two services",
+    GRAPH: "an InferenceGraph before two services",
+}
 
 
-def check_cluster(settings: Settings, api: KubernetesApi) -> list[Finding]:
+def check_cluster(settings: Settings, api: KubernetesApi, account: str = STEPS_ACCOUNT) -> list[Finding]:
     """Looks at a cluster, and changes nothing.
 
     Args:
         settings: The mode of KServe that is meant.
         api: The API server and the namespace.
+        account: The service account that runs steps.
 
     Returns:
         What was found, in the order in which one mends it.
@@ -38,7 +49,7 @@ def check_cluster(settings: Settings, api: KubernetesApi) -> list[Finding]:
         ServingError: The API server does not answer.
     """
     version = api.call("GET", "version").get("gitVersion", "?")
-    doctor = _Doctor(settings, api)
+    doctor = _Doctor(settings, api, account)
     return [
         Finding("API server", OK, f"Kubernetes {version}"),
         *checked(
@@ -46,6 +57,7 @@ def check_cluster(settings: Settings, api: KubernetesApi) -> list[Finding]:
                 ("namespace", doctor.namespace),
                 ("KServe", doctor.kserve),
                 ("KServe's settings", doctor.kserve_settings),
+                ("traffic", doctor.traffic),
                 ("rights", doctor.rights),
                 ("service accounts", doctor.service_accounts),
                 ("settings", doctor.settings_map),
@@ -60,8 +72,8 @@ def check_cluster(settings: Settings, api: KubernetesApi) -> list[Finding]:
 
 
 class _Doctor:
-    def __init__(self, settings: Settings, api: KubernetesApi) -> None:
-        self._settings, self._api, self._ns = settings, api, api.namespace
+    def __init__(self, settings: Settings, api: KubernetesApi, account: str) -> None:
+        self._settings, self._api, self._ns, self._account = settings, api, api.namespace, account
 
     def namespace(self) -> Iterator[Finding]:
         found = self._api.get(f"api/v1/namespaces/{self._ns}")
@@ -97,8 +109,8 @@ class _Doctor:
             yield Finding("Gateway API", MISSING, f"{wanted} is unknown", "Install the Gateway API and a gateway")
 
     def kserve_settings(self) -> Iterator[Finding]:
-        name = "ConfigMap kserve/inferenceservice-config"
-        found = self._api.get("api/v1/namespaces/kserve/configmaps/inferenceservice-config")
+        name = f"ConfigMap {self._settings.kserve_namespace}/{CONFIG}"
+        found = self._api.get(f"api/v1/namespaces/{self._settings.kserve_namespace}/configmaps/{CONFIG}")
         if found is None:
             yield Finding("KServe's settings", MISSING, f"there is no {name}", "Install KServe 0.21 or later")
             return
@@ -124,16 +136,22 @@ class _Doctor:
         else:
             yield Finding("gateway", OK, f"HTTPRoutes on Gateway {where}/{gateway}")
 
-    def rights(self) -> Iterator[Finding]:
-        missing = [f"{verb} {resource}" for verb, resource in sorted(RIGHTS) if not self._may(verb, resource)]
-        if missing:
-            remedy = f"Apply {_BASE}/rights.yaml, and run as a service account that it names"
-            yield Finding("rights", MISSING, f"you may not {', '.join(missing)}", remedy)
+    def traffic(self) -> Iterator[Finding]:
+        if self._settings.serving != CLUSTER:
+            return
+        try:
+            mode = choose(read_abilities(self._api, self._settings.kserve_namespace))
+        except ConfigError as error:
+            yield Finding("traffic", MISSING, error.got, error.remedy)
         else:
-            yield Finding("rights", OK, "all that push, promote, rollback and rollout need")
+            yield Finding("traffic", OK, f"new services are split by {_SPLIT_BY[mode]}, as the cluster says")
+
+    def rights(self) -> Iterator[Finding]:
+        yield from step_rights(self._api, self._account)
+        yield from predictor_rights(self._api, SERVICE_ACCOUNT)
 
     def service_accounts(self) -> Iterator[Finding]:
-        for name in ("fti-predictor", "fti-pipelines"):
+        for name in (SERVICE_ACCOUNT, self._account):
             found = self._api.get(f"api/v1/namespaces/{self._ns}/serviceaccounts/{name}")
             status = OK if found else MISSING
             text, remedy = (name, "") if found else (f"{name} does not exist", f"Apply {_BASE}/service-accounts.yaml")
@@ -148,9 +166,12 @@ class _Doctor:
                 "ConfigMap fti-settings does not exist" if found is None else f"fti-settings lacks {', '.join(absent)}"
             )
             yield Finding("settings", MISSING, text, f"Apply an overlay; {_BASE}/settings.env lists the names")
-        elif data["FTI_SERVING"] not in {STANDARD, KNATIVE}:
+        elif data["FTI_SERVING"] not in {CLUSTER, STANDARD, KNATIVE}:
             text = f"fti-settings sets FTI_SERVING to {data['FTI_SERVING']}"
-            yield Finding("settings", MISSING, text, f"Set standard or knative in {_BASE}/settings.env")
+            yield Finding("settings", MISSING, text, f"Set cluster, standard or knative in {_BASE}/settings.env")
+        elif not data["FTI_MODELS_URI"].startswith(("s3://", "gs://")):
+            text = f"fti-settings sets FTI_MODELS_URI to {data['FTI_MODELS_URI']}, which no other pod can read"
+            yield Finding("settings", MISSING, text, "Set an s3:// or gs:// URI in the overlay")
         elif data["FTI_SERVING"] != self._settings.serving:
             text = f"steps push in {data['FTI_SERVING']} mode, this checks {self._settings.serving} mode"
             yield Finding("settings", WARNING, text, f"Run it with FTI_SERVING={data['FTI_SERVING']}")
@@ -226,11 +247,3 @@ class _Doctor:
     def _runtimes(self) -> list[dict[str, Any]]:
         of = "apis/serving.kserve.io/v1alpha1"
         return self._api.items(f"{of}/namespaces/{self._ns}/servingruntimes")
-
-    def _may(self, verb: str, resource: str) -> bool:
-        plural, _, group = resource.partition(".")
-        asked = {"namespace": self._ns, "verb": verb, "group": group, "resource": plural}
-        kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-        body = {**kind, "metadata": {}, "spec": {"resourceAttributes": asked}}
-        answer = self._api.call("POST", "apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
-        return bool(answer["status"]["allowed"])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from fti.common.errors import FtiError
+from fti.common.kubernetes_api import ForbiddenError
 
 OK, WARNING, MISSING, UNKNOWN = "ok", "warning", "missing", "unknown"
 
@@ -31,6 +32,9 @@ def checked(checks: Iterable[tuple[str, Callable[[], Iterator[Finding]]]]) -> li
     for name, check in checks:
         try:
             found += check()
+        except ForbiddenError as error:
+            remedy = "Let an administrator of the namespace run it; what is checked needs no such right"
+            found.append(Finding(name, UNKNOWN, f"you may not see it: {error.got.partition(':')[0]}", remedy))
         except FtiError as error:
             found.append(Finding(name, UNKNOWN, error.got, error.remedy))
     return found

@@ -3,14 +3,15 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from fti.common.errors import BusyError, ConfigError, FeatureStoreError
+from fti.common.errors import ConfigError, FeatureStoreError
 from fti.common.online.writer import OnlineWriter, open_writer
 from fti.common.settings import Settings
+from fti.materialize.alone import alone
 from fti.materialize.changes import Done, Span, Table, to_do
 from fti.materialize.progress import progress
 from fti.materialize.table import latest
@@ -77,12 +78,18 @@ def materialize(feature_repo: str, end: str, settings: Settings) -> list[Materia
         raise ConfigError(
             "no feature view is registered", allowed="at least one, with online=True", remedy="Run featurize first"
         )
-    with _alone(settings), contextlib.closing(open_writer(store)) as writer:
-        return [_materialize(store, writer, view, until, settings) for view in views]
+    with alone(store, settings) as held, contextlib.closing(open_writer(store)) as writer:
+        return [_materialize(store, writer, view, until, settings, held=held) for view in views]
 
 
 def _materialize(
-    store: "FeatureStore", writer: OnlineWriter, view: "FeatureView", until: datetime | None, settings: Settings
+    store: "FeatureStore",
+    writer: OnlineWriter,
+    view: "FeatureView",
+    until: datetime | None,
+    settings: Settings,
+    *,
+    held: Callable[[], None],
 ) -> Materialized:
     started = time.monotonic()
     done, table = Done.read(writer.recall(view)), Table.of(store, view, settings)
@@ -95,8 +102,10 @@ def _materialize(
         return _told(Materialized(view.name, through, through, 0, time.monotonic() - started))
     first, last = _bounds(view, rows, since=span.since or table.first_day, through=done.through if span.since else None)
     through = max(last, done.reached or last)
+    held()
     writer.remember(view, done.reaching(through).text())
     keys, kept, removed = _write(store, writer, view, rows, span=span, through=through)
+    held()
     _register(store, view, first, last)
     writer.remember(view, Done(table, last, until is None, through).text())
     return _told(Materialized(view.name, first, last, keys, time.monotonic() - started, kept, removed))
@@ -170,17 +179,3 @@ def _instant(end: str) -> datetime:
             f"end is {end!r}", allowed="an instant in ISO 8601, such as 2013-10-01T00:00:00Z, or nothing"
         ) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-
-
-@contextlib.contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """Two runs at once would each take the other's rows for corrections."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(settings.home / "materialize.lock", timeout=0):
-            yield
-    except Timeout:
-        raise BusyError(
-            f"another materialization is at work in {settings.home}", remedy="Wait until it has ended, then run again"
-        ) from None

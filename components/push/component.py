@@ -13,6 +13,7 @@ def push(
     endpoint: Output[Artifact],
     canary_percent: int = 100,
     feature_repo: str = "",
+    runtime: str = "",
 ) -> None:
     """Publishes a blessed model and writes the InferenceService that gives it its traffic. Safe to run twice.
 
@@ -28,6 +29,8 @@ def push(
             make it the canary; 0 makes it a canary that is only reached by the header `x-variant: canary`.
         feature_repo: The Feast repository in which the predictor looks features up; empty where every request
             carries all features.
+        runtime: What serves it on a cluster: `fti`, our predictor; `fti-gpu`, the same on a GPU; `triton`, which takes
+            the graph's tensors. Empty: as the service has it, and `fti` for a first model.
     """
     from fti.common.settings import Settings
     from fti.push.logic import push, write_endpoint
@@ -39,6 +42,7 @@ def push(
         settings=Settings.from_env(),
         canary_percent=canary_percent,
         feature_repo=feature_repo,
+        runtime=runtime,
     )
     write_endpoint(pushed, endpoint.path)
     endpoint.metadata.update(pushed)

@@ -23,11 +23,15 @@ from fti.common.inference_service import (
     where,
     write_service,
 )
+from fti.common.inference_service.runtimes import FTI, RUNTIMES, runtime_named, served_uri
+from fti.common.inference_service.service import check_running
 from fti.common.model_package import ModelPackage, load_package
 from fti.common.settings import LOCAL, Settings
+from fti.common.shared_repo import shared_repo
 from fti.common.storage import publish_dir
 from fti.push.endpoint import try_examples
 from fti.push.traffic import locked
+from fti.push.triton import check_servable, publish_repository
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ def push(
     settings: Settings,
     canary_percent: int = 100,
     feature_repo: str = "",
+    runtime: str = "",
 ) -> dict[str, Any]:
     """Publishes a blessed model package and routes a share of a service's traffic to it.
 
@@ -52,13 +57,17 @@ def push(
         settings: Where packages and manifests go.
         canary_percent: The share of the traffic: 100 makes the model stable; 1 to 99 a canary; 0 a canary that
             is only reached when asked for by name.
-        feature_repo: The Feast repository in which the predictor looks features up, a path.
+        feature_repo: The Feast repository in which the predictor looks features up, by path or URI. On a cluster the
+            profiles of a path are published beside the models.
+        runtime: What serves it on a cluster: `fti`, our predictor; `fti-gpu`, the same on a GPU; `triton`, which takes
+            the graph's tensors. Empty: as the service has it, and `fti` for a first model.
 
     Returns:
         What now serves: service, variant, revision, digest, percent, storageUri, manifest.
 
     Raises:
-        ConfigError: The name, the percent or the feature repository cannot be used.
+        ConfigError: The name, the percent, the feature repository or the runtime cannot be used; or the service is
+            stopped.
         PackageError: The package is incomplete or tampered with.
         UnblessedModelError: The blessing is absent, refused, or was given to another model.
         StorageError: The package or the manifest cannot be written.
@@ -70,27 +79,61 @@ def push(
     package = load_package(model)
     check_blessing(blessing, package.digest)
     repo = _absolute(feature_repo)
+    runtime = _checked_runtime(runtime, service, package, repo, settings)
     if package.signature.feature_service and not repo:
         log.warning("%s: without feature_repo every request must carry all features itself", service)
-    if settings.serving != LOCAL and "://" not in repo and repo:
-        log.warning("%s: the predictor's image must have the feature repository at %s too", service, repo)
+    if repo and settings.serving != LOCAL:
+        repo = shared_repo(repo, settings)
     uri = f"{settings.models_uri}/{service}/{package.digest[:12]}"
-    revision = Revision(package.digest, publish_dir(package.path, uri, settings), repo)
+    revision = Revision(package.digest, publish_dir(package.path, uri, settings), repo, runtime)
+    if RUNTIMES[runtime].tensors:
+        publish_repository(package, service, served_uri(revision), settings)
+    probe = _probe(package, service, runtime)
     with locked(service, settings):
         current = read_service(service, settings)
+        if current is not None:
+            check_running(current)
         after = pushed(current, service, revision, percent)
+        _check_alike(after)
         if after != current:
-            write_service(after, settings, _probe(package, service))
+            write_service(after, settings, probe)
         else:  # an earlier push may have been interrupted before it was in force
-            wait_in_force(after, settings, _probe(package, service))
+            wait_in_force(after, settings, probe)
     return _announced(after, current, revision, percent, where(service, settings))
 
 
-def _probe(package: ModelPackage, service: str) -> Callable[[str], None] | None:
+def _checked_runtime(runtime: str, service: str, package: ModelPackage, repo: str, settings: Settings) -> str:
+    """The runtime that is meant, if it can serve the package here."""
+    if not runtime:
+        current = read_service(service, settings)
+        runtime = current.stable.runtime if current else FTI
+    tensors = runtime_named(runtime).tensors
+    if settings.serving == LOCAL and runtime != FTI:
+        raise ConfigError(
+            f"the runtime is {runtime!r}, and `fti serve` runs our predictor alone",
+            allowed=FTI,
+            remedy="FTI_DEVICE=cuda makes it use a GPU",
+        )
+    if tensors:
+        check_servable(package, repo)
+    return runtime
+
+
+def _check_alike(service: Service) -> None:
+    """Refuses to split requests between two models that do not take the same ones."""
+    if service.canary and RUNTIMES[service.canary.runtime].tensors != RUNTIMES[service.stable.runtime].tensors:
+        raise ConfigError(
+            f"{service.name}: its stable model runs in {service.stable.runtime}, its canary would in "
+            f"{service.canary.runtime}: a request that one takes the other refuses",
+            remedy="Push it under another name, or with 100 percent when its clients are ready",
+        )
+
+
+def _probe(package: ModelPackage, service: str, runtime: str) -> Callable[[str], None] | None:
     """What tries the model where it runs; only a pod reaches it there."""
     if "KUBERNETES_SERVICE_HOST" not in os.environ:
         return None
-    return partial(try_examples, package, service)
+    return partial(try_examples, package, service, runtime=runtime)
 
 
 def write_endpoint(endpoint: dict[str, Any], path: str | Path) -> None:

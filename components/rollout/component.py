@@ -21,7 +21,7 @@ def rollout(
     staleness_margin: float = 0.05,
     shift_margin: float = 0.3,
     min_requests: int = 200,
-    requests_of_unit: int = 1,
+    requests_of_unit: int = 0,
     outcomes: str = "",
     goal: str = "no-worse",
     goal_metric: str = "log_loss",
@@ -51,7 +51,8 @@ def rollout(
         staleness_margin: The same for rows looked up without a fresh value, for each feature view.
         shift_margin: How far the share of scores above any cut-off may be from the stable model's; 1: off.
         min_requests: How many requests the canary must have had in each step.
-        requests_of_unit: The most requests of one user in a step, where the header x-fti-unit makes splits sticky.
+        requests_of_unit: The most requests of one user in a step, where the header x-fti-unit makes splits sticky; 0:
+            read off the inference log, where there is one.
         outcomes: A table of request_id, outcome (and row, time), joined with the inference log; empty: no goal.
         goal: What outcomes must show: `better` or `no-worse`.
         goal_metric: `outcome`, `cost`, `log_loss`, `squared_error` or `absolute_error`.

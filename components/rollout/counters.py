@@ -8,6 +8,7 @@ FAILURES = "failures"  # not answered at the first try, whoever answered in the 
 REFUSALS = "refusals"  # answered 4xx
 SLOW = "slow"  # longer than the latency budget
 SENT = "sent"  # begun: also copies that are still on their way
+NAMED = "named"  # of both variants together: requests that name their unit, which decides on the variant
 # Groups: `<group>/<member>`.
 LOOKED_UP, STALE = "looked_up", "stale"  # rows by feature view, and those of them without a fresh value
 SCORES, ROWS, SECONDS = "scores", "rows", "seconds"  # cumulative histograms, by upper bound

@@ -25,6 +25,7 @@ class Seen:
         outcomes: What became of the predictions, as far as it is known.
         last: Whether this is the last step beside the stable model.
         blur: By how many requests the canary's count may be off.
+        named: How many requests name their unit, where nothing says how many of them are of one.
     """
 
     counts: Mapping[str, Counts]
@@ -33,6 +34,7 @@ class Seen:
     outcomes: Outcomes = field(default_factory=Outcomes)
     last: bool = False
     blur: int = 0
+    named: int = 0
 
     @property
     def share(self) -> float:

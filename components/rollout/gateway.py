@@ -6,17 +6,25 @@ from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from fti.common.inference_service import CANARY
+from fti.common.inference_service import CANARY, STABLE
 from fti.common.settings import Settings
-from fti.rollout.counters import FAILURES, REFUSALS, REQUESTS, SENT, SLOW, Counts, Odometer
+from fti.rollout.counters import FAILURES, NAMED, REFUSALS, REQUESTS, SENT, SLOW, Counts, Odometer
 from fti.rollout.metrics import Reading
 from fti.rollout.predictor_metrics import Labels, counted, own_counts, samples_of
 from fti.serve.admin import ask
-from fti.serve.envoy import GRPC
+from fti.serve.envoy import GRPC, ROUTES
 from fti.serve.ports import HOST
+from fti.serve.protocol import INFER
+from fti.serve.routes import BY_UNIT
 
 _COUNTERS = ("total", "completed", "retry", "retry_success", "4xx", "5xx")
-_STATS = f"/stats?filter=cluster.*upstream_rq_(time|{'|'.join(_COUNTERS)})$&format=json&histogram_buckets=cumulative"
+_CALLS = f"grpc.{INFER.replace('/', '.')}."
+# gRPC's statuses of a server that failed: CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+_FAILED = (1, 2, 4, 13, 14, 15)
+_REFUSED = tuple(status for status in range(3, 17) if status not in _FAILED)
+_OF_CLUSTERS, _OF_ROUTES = f"cluster.*upstream_rq_(time|{'|'.join(_COUNTERS)})", "route.*upstream_rq_completed"
+_STATS = f"/stats?filter=({_OF_CLUSTERS}|{_OF_ROUTES}|{_CALLS}[0-9]*)$&format=json&histogram_buckets=cumulative"
+_ROUTE, _NAMED = f"vhost.{ROUTES}.route.", ".upstream_rq_completed"
 
 
 class GatewayMetrics:
@@ -30,6 +38,7 @@ class GatewayMetrics:
     def __init__(self, settings: Settings, latency_budget_ms: float) -> None:
         self._settings, self._budget = settings, latency_budget_ms
         self._gateway = Odometer[tuple[str, int, str, str]]()
+        self._named = Odometer[int]()
         # One for each variant: a look at one says nothing of when the other's counters began.
         self._predictors = defaultdict[str, Odometer[tuple[int, str, Labels]]](Odometer)
         self._last: dict[str, Counts] = {}
@@ -50,6 +59,8 @@ class GatewayMetrics:
             variant: requests[variant].plus(self._of_predictor(service, variant, of))
             for variant, of in variants.items()
         }
+        named = self._named.read({state["gateway_pid"]: counters.get(service + BY_UNIT, {}).get(NAMED, 0)})
+        totals[STABLE] = totals[STABLE].plus({NAMED: sum(named.values())})
         added = {variant: counts.since(self._last.get(variant, {})) for variant, counts in totals.items()}
         self._last |= totals
         canary = variants.get(CANARY, {"percent": 0, "shadow": False})
@@ -105,7 +116,7 @@ def _counts(totals: Mapping[str, int]) -> Counts:
 
 
 def _counters(port: int, budget: float) -> dict[str, dict[str, int]] | None:
-    """Cluster -> its counters, all of them monotone, since the gateway began."""
+    """Cluster, or name of a route's statistics -> its counters, all of them monotone, since the gateway began."""
     said = [ask(port, path) for path in ("/clusters?format=json", _STATS)]
     if not all(said):
         return None
@@ -121,7 +132,11 @@ def _counters(port: int, budget: float) -> dict[str, dict[str, int]] | None:
             "elsewhere": sum(int(stat.get("value", 0)) for stat in others),
             "slow": slow.get(name, 0),
         }
-    return counters
+        if name.endswith(GRPC):
+            for kind, statuses in (("4xx", _REFUSED), ("5xx", _FAILED)):
+                counters[name][kind] = sum(found.get(f"cluster.{name}.{_CALLS}{status}", 0) for status in statuses)
+    of_routes = {name.removeprefix(_ROUTE): value for name, value in found.items() if name.startswith(_ROUTE)}
+    return counters | {name.removesuffix(_NAMED): {NAMED: value} for name, value in of_routes.items()}
 
 
 def _slow(stats: dict[str, Any], budget: float) -> dict[str, int]:

@@ -2,8 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from threading import Event
 from time import monotonic
@@ -22,7 +21,8 @@ from fti.common.inference_service import (
 from fti.common.settings import Settings
 from fti.common.storage import read_text
 from fti.push.traffic import locked, promote, rollback
-from fti.rollout.counters import Counts
+from fti.rollout.archive import archive_of, check_shared
+from fti.rollout.counters import NAMED, Counts
 from fti.rollout.findings import Seen
 from fti.rollout.journal import as_json, described, remember, user
 from fti.rollout.metrics import Metrics, Reading
@@ -39,7 +39,7 @@ from fti.rollout.record import (
     now,
     open_record,
 )
-from fti.rollout.rules import Judgement, judge
+from fti.rollout.rules import MOST_OF_UNIT, Judgement, judge
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Rollout:
             BusyError: Another rollout of this service goes on.
             ServingError: The record of an earlier one is damaged.
         """
-        with _alone(self._service, self._settings):
+        with archive_of(self._service, self._settings).alone(self._who):
             record = self._begin()
             record.save(self._settings)
             while record.phase == RUNNING and not stop.is_set():
@@ -107,6 +107,7 @@ class Rollout:
                 f"{self._service} has no canary",
                 remedy="Push a model with a canary_percent below 100 first, 0 to begin unseen",
             )
+        check_shared(current.canary.storage_uri, self._settings)
         record = self._open(current, current.canary)
         steps, limits = list(self._plan.steps), as_json(asdict(self._plan.limits))
         if record is None:
@@ -164,7 +165,7 @@ class Rollout:
             if monotonic() - began > plan.step_seconds:
                 why = f": {judgement.reason}" if judgement else ""
                 return self._end(record, HELD, f"no evidence within {plan.step_seconds:.0f} s{why}", judgement)
-            record.save(self._settings)
+            record.keep(self._settings)
             stop.wait(plan.look_seconds)
         return None
 
@@ -185,6 +186,7 @@ class Rollout:
             if _share(service) != wanted:
                 if _share(service) != record.share:  # somebody else has moved it
                     return False
+                record.save(self._settings)  # refused where another goes on with this rollout: then nothing is done
                 write_service(replace(service, canary_percent=percent, shadow=shadow), self._settings)
             elif wait:
                 wait_in_force(service, self._settings)
@@ -199,10 +201,13 @@ class Rollout:
         _count(record, reading)
         percent, limits = record.steps[record.step], self._plan.limits
         outcomes = self._outcomes.read(self._service, reading.revisions, record.step_started, shadow=percent == 0)
+        said = limits.requests_of_unit or outcomes.units or not percent  # a shadow splits nothing
+        named = 0 if said else record.counts[STABLE][NAMED]
         seen = Seen(
             counts=_compared(record),
             percent=percent,
-            requests_of_unit=max(limits.requests_of_unit, outcomes.requests_of_unit),
+            requests_of_unit=max(limits.requests_of_unit, outcomes.requests_of_unit, min(named, MOST_OF_UNIT)),
+            named=named,
             outcomes=outcomes,
             last=percent == max(step for step in record.steps if step < 100),
             blur=reading.blur,
@@ -215,6 +220,7 @@ class Rollout:
         if judgement.outcome != "success":
             self._take_back(record, judgement.reason, judgement)
         elif record.step + 1 == len(record.steps):
+            record.save(self._settings)
             moved = promote(record.service, self._settings, only=record.canary)
             self._end(record, PROMOTED if moved else SUPERSEDED, judgement.reason if moved else _ANOTHER, judgement)
         else:
@@ -224,6 +230,7 @@ class Rollout:
             record.step, record.step_started, record.counts = record.step + 1, "", {}
 
     def _take_back(self, record: Record, reason: str, judgement: Judgement | None) -> None:
+        record.save(self._settings)
         moved = rollback(record.service, self._settings, only=record.canary)
         self._end(record, ROLLED_BACK if moved else SUPERSEDED, reason if moved else _ANOTHER, judgement)
 
@@ -264,16 +271,3 @@ def _compared(record: Record) -> dict[str, Counts]:
     if record.steps[record.step] < 100:
         return record.counts
     return {**record.counts, STABLE: record.reference}
-
-
-@contextmanager
-def _alone(service: str, settings: Settings) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    path = settings.home / "rollouts" / f".{service}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout:
-        raise BusyError(f"a rollout of {service} goes on already", remedy="Wait for its end, or stop it") from None

@@ -56,9 +56,9 @@ def check_plan(plan: Plan) -> None:
     for name in ("step_seconds", "missing_seconds"):
         if not getattr(plan, name) > 0:
             raise ConfigError(f"{name} is {getattr(plan, name)}", allowed="more than 0")
-    for name in ("min_requests", "requests_of_unit"):
-        if getattr(limits, name) < 1:
-            raise ConfigError(f"{name} is {getattr(limits, name)}", allowed="1 or more")
+    for name, least in (("min_requests", 1), ("requests_of_unit", 0)):
+        if getattr(limits, name) < least:
+            raise ConfigError(f"{name} is {getattr(limits, name)}", allowed=f"{least} or more")
     if limits.goal:
         _check_goal(limits.goal)
 

@@ -68,8 +68,8 @@ def all_counts(counts: Counts, budget_ms: float) -> Counts:
 
 
 def _counters(name: str, labels: Mapping[str, str]) -> list[str]:
-    """The counters to which a sample adds; explanations are no predictions."""
-    if labels.get("protocol") in {"explain", "other"}:
+    """The counters to which a sample adds: none where the traffic's split did not choose who answers."""
+    if labels.get("protocol") in {"explain", "other"} or labels.get("asked") == "yes":
         return []
     if name in _HISTOGRAMS:
         return [f"{_HISTOGRAMS[name]}/{float(labels['le'])}"]

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Any
 
 from fti.common.inference_service import CANARY, STABLE, read_service
-from fti.common.settings import Settings
+from fti.common.kubernetes_api import own_namespace
+from fti.common.settings import LOCAL, Settings
 from fti.rollout.counters import REQUESTS, Counts
 from fti.rollout.metrics import Reading
 from fti.rollout.predictor_metrics import NAMES, Labels, all_counts, counted
@@ -33,12 +34,13 @@ class PrometheusMetrics:
 
     Args:
         url: Where Prometheus' HTTP API is, such as `http://prometheus.monitoring:9090`.
-        settings: Where InferenceServices are; where they name a namespace, only its series count.
+        settings: Where InferenceServices are; on a cluster, or where they name a namespace, only its series count.
         latency_budget_ms: From when a request is slow, milliseconds; rounded up to a bound of the histogram.
     """
 
     def __init__(self, url: str, settings: Settings, latency_budget_ms: float) -> None:
         self._url, self._settings, self._budget = url.rstrip("/"), settings, latency_budget_ms
+        self._namespace = settings.namespace or ("" if settings.serving == LOCAL else own_namespace())
         self._series: dict[Labels, _Series] = {}
         self._split: object = None
         self._begins_at = 0.0  # in Prometheus' time: what came before belongs to another split
@@ -94,8 +96,8 @@ class PrometheusMetrics:
 
         matchers = [f'__name__=~"{"|".join(NAMES)}"', f'model_name="{service}"']
         matchers.append(f'revision=~"{"|".join(revisions[variant] for variant in (STABLE, CANARY))}"')
-        if self._settings.namespace:
-            matchers.append(f'namespace="{self._settings.namespace}"')
+        if self._namespace:
+            matchers.append(f'namespace="{self._namespace}"')
         query = f"{{{','.join(matchers)}}}[{_WINDOW}]"
         try:
             answer = httpx.post(f"{self._url}/api/v1/query", data={"query": query}, timeout=10)

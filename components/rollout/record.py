@@ -2,21 +2,35 @@
 
 import hashlib
 import json
+import logging
+import math
+import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fti.common.errors import ServingError
-from fti.common.files import atomic_file
+from fti.common.errors import ServingError, StorageError
 from fti.common.inference_service import CANARY, STABLE
 from fti.common.settings import Settings
+from fti.rollout.archive import Archive, archive_of
 from fti.rollout.counters import Counts
+
+log = logging.getLogger(__name__)
 
 RUNNING, HELD = "running", "held"
 PROMOTED, ROLLED_BACK, SUPERSEDED = "promoted", "rolled_back", "superseded"
+_REMEDY = "Move it away; the rollout then begins anew"
 ENDS = {HELD, PROMOTED, ROLLED_BACK, SUPERSEDED}
+
+
+@dataclass
+class Kept:
+    """How a record was kept last: under which version, and when, by this process's clock."""
+
+    version: str = ""
+    at: float = -math.inf
 
 
 @dataclass
@@ -41,6 +55,7 @@ class Record:
         decisions: Every decision, each with the digest of the one before: none can be changed unnoticed. The first
             holds what the rollout began with.
         history: What was seen, for the report: a few hundred points at most.
+        kept: How it was kept last; no part of what is written.
     """
 
     service: str
@@ -59,6 +74,7 @@ class Record:
     evidence: dict[str, float] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    kept: Kept = field(default_factory=Kept, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -81,12 +97,37 @@ class Record:
         linked = {"time": now(), "who": who, **decision, "models": models, "previous": before}
         self.decisions.append({**linked, "digest": digest_of(linked)})
 
-    def save(self, settings: Settings) -> Path:
-        """Writes the record, whole or not at all."""
-        path = folder_of(self.service, settings) / f"{self.name}.json"
-        with atomic_file(path) as scratch:
-            scratch.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        return path
+    def text(self) -> str:
+        """The record as JSON."""
+        content = asdict(self)
+        del content["kept"]
+        return json.dumps(content, indent=1) + "\n"
+
+    def save(self, settings: Settings) -> None:
+        """Writes the record, whole or not at all.
+
+        Raises:
+            BusyError: Another has taken this rollout over; nothing was written, and nothing must be done.
+            StorageError: It cannot be written.
+        """
+        self.kept.at = -math.inf  # what fails is tried again at the next look
+        written = archive_of(self.service, settings).write(self.name, self.text(), self.kept.version)
+        self.kept = Kept(written, time.monotonic())
+
+    def keep(self, settings: Settings) -> None:
+        """Writes the record between decisions, where the last write is a while ago.
+
+        A store that does not answer now will later; until then only what was counted meanwhile could be lost.
+
+        Raises:
+            BusyError: Another has taken this rollout over.
+        """
+        if time.monotonic() - self.kept.at < archive_of(self.service, settings).pause:
+            return
+        try:
+            self.save(settings)
+        except StorageError as error:
+            log.warning("the record of %s was not written: %s", self.service, error)
 
 
 def open_record(service: str, canary: str, stable: str, settings: Settings) -> Record | None:
@@ -105,8 +146,9 @@ def last_record(service: str, canary: str, settings: Settings, stable: str = "")
     Raises:
         ServingError: A record is damaged.
     """
-    for path in sorted(folder_of(service, settings).glob("*.json"), reverse=True):
-        record = read(path)
+    archive = archive_of(service, settings)
+    for name in reversed(archive.names()):
+        record = _kept_record(archive, name)
         if record.canary == canary and stable in {"", record.stable}:
             return record
     return None
@@ -118,8 +160,9 @@ def interrupted_record(service: str, settings: Settings) -> Record | None:
     Raises:
         ServingError: A record is damaged.
     """
-    paths = sorted(folder_of(service, settings).glob("*.json"))
-    record = read(paths[-1]) if paths else None
+    archive = archive_of(service, settings)
+    names = archive.names()
+    record = _kept_record(archive, names[-1]) if names else None
     return record if record and record.phase == RUNNING else None
 
 
@@ -129,16 +172,29 @@ def read(path: Path) -> Record:
     Raises:
         ServingError: The file is damaged, or was changed.
     """
-    remedy = "Move it away; the rollout then begins anew"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServingError(f"{path} is not the record of a rollout: {error}", remedy=_REMEDY) from error
+
+
+def _kept_record(archive: Archive, name: str) -> Record:
+    text, kept = archive.read(name)
+    record = _parsed(text, archive.where(name))
+    record.kept = Kept(kept, time.monotonic())
+    return record
+
+
+def _parsed(text: str, where: str) -> Record:
+    try:
+        raw = json.loads(text)
         raw["counts"] = {variant: Counts(counts) for variant, counts in raw["counts"].items()}
         record = Record(**{**raw, "reference": Counts(raw["reference"]), "share": tuple(raw["share"])})
         _check_chain(record)
     except _ChangedError as error:
-        raise ServingError(f"{path}: {error}", remedy=remedy) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ServingError(f"{path} is not the record of a rollout: {error}", remedy=remedy) from error
+        raise ServingError(f"{where}: {error}", remedy=_REMEDY) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ServingError(f"{where} is not the record of a rollout: {error}", remedy=_REMEDY) from error
     return record
 
 
@@ -167,11 +223,6 @@ def _check_chain(record: Record) -> None:
 def data_of(lineage: dict[str, Any]) -> dict[str, str]:
     """Part -> the SHA-256 of the table that a package was made of, as far as its provenance says."""
     return {name: str(part.get("sha256", "")) for name, part in lineage.get("data", {}).items()}
-
-
-def folder_of(service: str, settings: Settings) -> Path:
-    """Where the records of a service lie."""
-    return settings.home / "rollouts" / service
 
 
 def digest_of(content: dict[str, Any]) -> str:

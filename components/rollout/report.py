@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fti.common.report import BLUE, GREEN, GREY, ORANGE, RED, Report, new_figure
 from fti.common.settings import Settings
-from fti.rollout.record import ENDS, Record, data_of, folder_of
+from fti.rollout.archive import folder_of
+from fti.rollout.record import ENDS, Record, data_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,6 +13,7 @@ from fti.rollout.outcomes import Goal
 from fti.rollout.sequential import log_evidence, log_evidence_of_more
 
 _MISMATCH_ALPHA = 0.001
+MOST_OF_UNIT = 100  # requests, for as long as nothing says how many: enough to take back what is plainly broken
 MISSING_COPIES = 0.05  # of a shadow's requests: more is a mismatch
 
 
@@ -31,7 +32,7 @@ class Limits:
             shares of scores above any cut-off. A new model may differ; one that answers a constant differs more.
         min_requests: How many requests the canary must have had in each step.
         requests_of_unit: The most requests of one unit in a step, where splits are sticky; where the inference log
-            names units, what it shows counts if it is more.
+            names units, what it shows counts if it is more. 0: not said; then requests that name units pass no step.
         goal: What the canary shall be good for, measured on outcomes.
     """
 
@@ -43,7 +44,7 @@ class Limits:
     staleness_margin: float = 0.05
     shift_margin: float = 0.3
     min_requests: int = 200
-    requests_of_unit: int = 1
+    requests_of_unit: int = 0
     goal: Goal | None = None
 
     def guardrails(self) -> tuple[Guardrail, ...]:
@@ -89,7 +90,7 @@ def judge(seen: Seen, limits: Limits, evidence: Mapping[str, float]) -> Judgemen
         return Judgement("mismatch", mismatch, findings)
     for finding in findings:
         if finding.verdict == "failure":
-            return Judgement("failure", finding.harm(), findings)
+            return Judgement("failure", finding.harm() + _taken_for_granted(seen), findings)
     if doubt := _doubt(seen, limits, findings):
         return Judgement("inconclusive", doubt, findings)
     return Judgement("success", "no guardrail is worse than its margin", findings)
@@ -100,12 +101,22 @@ def _doubt(seen: Seen, limits: Limits, findings: tuple[Finding, ...]) -> str:
     canary = seen.counts[CANARY]
     if canary[REQUESTS] < limits.min_requests:
         return f"{canary[REQUESTS]} of {limits.min_requests} requests"
+    if seen.named > MOST_OF_UNIT:
+        return (
+            f"{seen.named} requests name their unit (x-fti-unit), and all of a unit go to one model: they prove less "
+            "than as many others, and nothing says how many a unit has. Say the most of a step (--requests-of-unit) or "
+            "set FTI_INFERENCE_LOG, for fti serve and fti rollout alike"
+        )
     scored = canary.histogram(SCORES)
     if limits.staleness_margin < 1 and not (scored and scored[-1][1]):
         return "the canary's predictor has scored nothing that it has told of"
     if not seen.percent and _missing_copies(seen)[2] > MISSING_COPIES:
         return f"up to {_missing_copies(seen)[2]:.1%} of its copies are missing; allowed {MISSING_COPIES:.0%}"
     return next((finding.doubt() for finding in findings if finding.needed and finding.verdict == "inconclusive"), "")
+
+
+def _taken_for_granted(seen: Seen) -> str:
+    return f", if no unit has more than {MOST_OF_UNIT} requests: nothing says" if seen.named > MOST_OF_UNIT else ""
 
 
 def _mismatch(seen: Seen) -> str:

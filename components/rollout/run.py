@@ -67,7 +67,7 @@ def write_artifacts(record: Record, record_path: str | Path, report_path: str | 
         that was written anew from its beginning is noticed too.
     """
     with atomic_file(record_path) as scratch:
-        scratch.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        scratch.write_text(record.text(), encoding="utf-8")
     render(record).write(report_path)
     last = record.decisions[-1]
     return {"phase": record.phase, "reason": last["reason"], "decision_digest": last["digest"], CANARY: record.canary}

@@ -7,9 +7,18 @@ from fti.serve.ports import HOST
 
 def ask(port: int, path: str) -> str:
     """What it says; empty where it does not answer within a second."""
+    return _said(port, "GET", path)
+
+
+def tell(port: int, path: str) -> str:
+    """Has it do something; returns what it says, which is empty where it does not answer within a second."""
+    return _said(port, "POST", path)
+
+
+def _said(port: int, method: str, path: str) -> str:
     connection = HTTPConnection(HOST, port, timeout=1)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         return connection.getresponse().read().decode()
     except (OSError, HTTPException):
         return ""

@@ -6,16 +6,14 @@ others as fast as ever. Nagle's "On Packet Switches with Infinite Storage" (RFC 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
 from dataclasses import dataclass
-from typing import TypeVar
 
 from fti.serve.columns import BadRequestError
 from fti.serve.protocol import MAX_BODY
 
 _TICK = 0.01  # seconds
-
-Answer = TypeVar("Answer")
+_LEAST_CALLS = 256
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class Limits:
     max_queue: int = 128
     deadline_ms: int = 5_000
     max_batch_delay_ms: float = 0.0
+
+
+def most_calls(limits: Limits) -> int:
+    """How many calls over gRPC may wait for a predictor: more would keep it busy with refusing."""
+    return max(_LEAST_CALLS, 2 * limits.max_queue)
 
 
 class OverloadedError(BadRequestError):
@@ -65,38 +68,34 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.waiting = limits, 0
-        self._deadlines: dict[asyncio.Task[object], float] = {}
+        self._waits: dict[asyncio.Task[object], float] = {}
         self._late: set[asyncio.Task[object]] = set()
         self._watching: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, work: Callable[[float], Awaitable[Answer]], seconds: float | None = None) -> Answer:
-        """Does the work of one request until its deadline, if it may find a place. To be run by a task of its own.
+    def deadline(self, seconds: float | None = None) -> float:
+        """Until when a request that comes now is to be answered, by the event loop's clock.
 
         Args:
-            work: Reads, decodes and answers the request; given its deadline, by the event loop's clock. It takes a
-                place once it has all that it needs from the caller, so that slow callers take none.
             seconds: For how long the caller will wait; None where it does not say.
 
         Raises:
             OverloadedError: The queue is full (429).
-            DeadlineError: The deadline has passed (504), by at most `_TICK`; the work was cancelled.
         """
         self._check()
-        loop, task, own = asyncio.get_running_loop(), asyncio.current_task(), self.limits.deadline_ms / 1000
-        assert task is not None  # noqa: S101  # this is a coroutine
-        deadline = self._deadlines[task] = loop.time() + (own if seconds is None else min(own, seconds))
-        if self._watching is not loop:
-            self._watch(loop)
-        try:
-            return await work(deadline)
-        except asyncio.CancelledError:
-            if task not in self._late:
-                raise
-            task.uncancel()
-            raise DeadlineError from None
-        finally:
-            del self._deadlines[task]
-            self._late.discard(task)
+        own = self.limits.deadline_ms / 1000
+        # The event loop's clock. To ask for the loop itself would cost a call of the system (getpid).
+        return time.monotonic() + (own if seconds is None else min(own, seconds))
+
+    def until(self, deadline: float) -> "_Wait":
+        """Whatever a request waits for, it waits for in `async with admission.until(deadline):`.
+
+        A request takes no place while it waits for its caller, so that slow callers take none. One that is answered at
+        once never waits, and so costs nothing here.
+
+        Raises:
+            DeadlineError: The deadline has passed (504), by at most `_TICK`; the wait was cancelled.
+        """
+        return _Wait(self, deadline)
 
     def __enter__(self) -> None:
         self._check()
@@ -109,13 +108,50 @@ class Admission:
         if self.waiting >= self.limits.max_queue:
             raise OverloadedError(self.limits.max_queue)
 
+    def _begin(self, task: "asyncio.Task[object]", deadline: float) -> None:
+        self._waits[task] = deadline
+        loop = task.get_loop()
+        if self._watching is not loop:
+            self._watch(loop)
+
+    def _end(self, task: "asyncio.Task[object]") -> bool:
+        """Ends a wait; whether it was cancelled for being late."""
+        del self._waits[task]
+        late = task in self._late
+        self._late.discard(task)
+        return late
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancels what is late. One timer for all: one for each would take a tenth of a request's CPU time."""
         now = loop.time()
-        for task, deadline in self._deadlines.items():
+        for task, deadline in self._waits.items():
             if deadline <= now and task not in self._late:
                 self._late.add(task)
                 task.cancel()
-        self._watching = loop if self._deadlines else None
+        self._watching = loop if self._waits else None
         if self._watching:
             loop.call_later(_TICK, self._watch, loop)
+
+
+class _Wait:
+    """A wait that ends at a deadline."""
+
+    __slots__ = ("_admission", "_deadline", "_task")
+
+    def __init__(self, admission: Admission, deadline: float) -> None:
+        self._admission, self._deadline = admission, deadline
+        self._task: asyncio.Task[object] | None = None
+
+    async def __aenter__(self) -> None:
+        if asyncio.current_task() is None:
+            await asyncio.sleep(0)  # begun without a task, as `at_once.py` does: it is given one here
+        self._task = asyncio.current_task()
+        assert self._task is not None  # noqa: S101
+        self._admission._begin(self._task, self._deadline)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        task = self._task
+        assert task is not None  # noqa: S101
+        if self._admission._end(task) and kind is asyncio.CancelledError:
+            task.uncancel()
+            raise DeadlineError from None

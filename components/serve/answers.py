@@ -3,16 +3,21 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import orjson
+
 from fti.common.model_package import Signature
 from fti.serve.protocol import Request
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from fti.common.online.reader import Vectors
+    from fti.common.online.vectors import Vectors
 
 
-def answers(signature: Signature, scores: "np.ndarray", labels: "np.ndarray") -> "dict[str, tuple[str, np.ndarray]]":
+_LABELS = {bool: "BOOL", int: "INT64", float: "FP64"}
+_KINDS = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
+
+
+def answers(signature: Signature, scores: np.ndarray, labels: np.ndarray) -> dict[str, tuple[str, np.ndarray]]:
     """The outputs of a model by name: V2 datatype and values.
 
     `prediction` [N] holds labels or values; for classification `probability` [N, k] follows the order of the classes.
@@ -27,50 +32,66 @@ def label_datatype(signature: Signature) -> str:
     """The V2 datatype of a model's prediction."""
     if signature.task == "regression":
         return "FP32"
-    return {bool: "BOOL", int: "INT64", float: "FP64"}.get(type(signature.classes[0]), "BYTES")
+    return _LABELS.get(type(signature.classes[0]), "BYTES")
 
 
-def encode_v1(signature: Signature, scores: "np.ndarray", labels: "np.ndarray") -> bytes:
-    """Encodes `{"predictions": [...]}`.
+class V1Answers:
+    """Encodes a model's answers of the V1 protocol.
 
-    Each prediction is an object: `prediction`; for binary `probability`, that of the second class; for multiclass
-    `probabilities` by class.
+    All but the labels and the numbers is the same in every row, and written once, here; the numbers are written all
+    at once, each as shortly as its float32 is. For 32 rows of 3 classes that takes a third of the time of a dictionary
+    for each.
+
+    Args:
+        signature: The model's.
     """
-    import orjson
 
-    rows: list[dict[str, object]]
-    if signature.task == "regression":
-        rows = [{"prediction": value} for value in _short(labels)]
-    elif signature.task == "binary":
-        found = zip(labels.tolist(), _short(scores[:, 1]), strict=True)
-        rows = [{"prediction": label, "probability": score} for label, score in found]
-    else:
-        names, each = [str(label) for label in signature.classes], zip(labels.tolist(), _short(scores), strict=True)
-        rows = [{"prediction": label, "probabilities": dict(zip(names, row, strict=True))} for label, row in each]
-    return orjson.dumps({"predictions": rows})
+    def __init__(self, signature: Signature) -> None:
+        self._task = signature.task
+        self._labels = {label: orjson.dumps(label) for label in np.array(signature.classes).tolist()}
+        names = [orjson.dumps(str(label)).replace(b"%", b"%%") for label in signature.classes]
+        by_class = b",".join(name + b":%b" for name in names)
+        more = {
+            "regression": b"",
+            "binary": b',"probability":%b',
+            "multiclass": b',"probabilities":{' + by_class + b"}",
+        }
+        self._row = b'{"prediction":%b' + more[self._task] + b"}"
+
+    def encode(self, scores: np.ndarray, labels: np.ndarray) -> bytes:
+        """Encodes `{"predictions": [...]}`.
+
+        Each prediction is an object: `prediction`; for binary `probability`, that of the second class; for multiclass
+        `probabilities` by class.
+
+        Args:
+            scores: As `Scorer.score` gives them, N > 0 and all finite.
+            labels: [N], of the classes; for regression the values.
+        """
+        if self._task == "regression":
+            holes = [_numbers(labels)]
+        else:
+            width = scores.shape[1]
+            numbers = _numbers(scores if self._task == "multiclass" else scores[:, 1])
+            holes = [[self._labels[label] for label in labels.tolist()]]
+            holes += [numbers[place::width] for place in range(width)] if self._task == "multiclass" else [numbers]
+        rows = b",".join([self._row % values for values in zip(*holes, strict=True)])
+        return b'{"predictions":[%b]}' % rows
 
 
-def _short(values: "np.ndarray") -> list[Any]:
-    """The numbers that a float32 is written as, which has fewer digits than its float64."""
-    import numpy as np
-    import orjson
-
-    # Through text and back is faster than to take the numbers out of NumPy one by one.
-    short: list[Any] = orjson.loads(orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY))
-    return short
+def _numbers(values: np.ndarray) -> list[bytes]:
+    """Finite numbers as JSON."""
+    return orjson.dumps(np.ascontiguousarray(values).reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
 def encode_v2(
-    model: str, revision: str, request: Request, outputs: "Mapping[str, tuple[str, np.ndarray]]"
+    model: str, revision: str, request: Request, outputs: Mapping[str, tuple[str, np.ndarray]]
 ) -> tuple[bytes, int | None]:
     """Encodes an inference response.
 
     Returns:
         The body, and where its binary data begin, or None where it has none.
     """
-    import numpy as np
-    import orjson
-
     described, blobs = [], []
     for name, binary in (request.outputs or dict.fromkeys(outputs, request.binary)).items():
         datatype, values = outputs[name]
@@ -80,7 +101,7 @@ def encode_v2(
             tensor["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             flat = values.ravel()
-            tensor["data"] = flat.tolist() if datatype == "BYTES" else np.ascontiguousarray(flat)
+            tensor["data"] = flat.tolist() if datatype == "BYTES" else flat
         described.append(tensor)
     message = {"model_name": model, "model_version": revision, "id": request.id, "outputs": described}
     body = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -88,15 +109,12 @@ def encode_v2(
 
 
 def encode_features(
-    signature: Signature, columns: "Mapping[str, np.ndarray]", rows: int, vectors: "Vectors | None"
+    signature: Signature, columns: Mapping[str, np.ndarray], rows: int, vectors: "Vectors | None"
 ) -> bytes:
     """Encodes `{"features": [...], "views": [...]}`: what the model is given, and how fresh each feature view was.
 
     Each row of features may be sent as an instance of a prediction.
     """
-    import numpy as np
-    import orjson
-
     names = [feature.name for feature in signature.inputs]
     values = [_plain(columns[feature.name], str(feature.dtype)) for feature in signature.inputs]
     views: list[dict[str, object]] = [{} for _ in range(rows)]
@@ -109,10 +127,8 @@ def encode_features(
     return orjson.dumps({"features": features, "views": views}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _plain(column: "np.ndarray", dtype: str) -> list[Any]:
+def _plain(column: np.ndarray, dtype: str) -> list[Any]:
     """A model's input as JSON knows it: whole numbers without a point, null where missing."""
-    import numpy as np
-
     if dtype == "string":
         values: list[Any] = column.tolist()
         return values
@@ -121,10 +137,9 @@ def _plain(column: "np.ndarray", dtype: str) -> list[Any]:
     return [None if np.isnan(value) else convert(value) for value in column]
 
 
-def to_bytes(datatype: str, values: "np.ndarray") -> bytes:
+def to_bytes(datatype: str, values: np.ndarray) -> bytes:
     """The raw little-endian bytes of a V2 tensor."""
     if datatype != "BYTES":
-        kind = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}[datatype]
-        return bytes(values.astype(kind).tobytes())
+        return values.astype(_KINDS[datatype], copy=False).tobytes()
     texts = [str(text).encode() for text in values.ravel()]
     return b"".join(len(text).to_bytes(4, "little") + text for text in texts)

@@ -16,7 +16,8 @@ from fti.common.inputs import Inputs, Layout
 from fti.common.model_package import Signature
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_KINDS = {"FP32": "<f4", "FP64": "<f8", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "BOOL": "u1"}
+_CODES = {"FP32": "<f4", "FP64": "<f8", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "BOOL": "u1"}
+_KINDS = {name: np.dtype(code) for name, code in _CODES.items()}
 _WHOLE = frozenset({"INT8", "INT16", "INT32", "INT64"})
 # What is plain, by dtype: V2 datatypes, and the types of JSON values. Numbers with holes that come as floats are not.
 _DATATYPES = {
@@ -42,12 +43,14 @@ class _Group:
     Attributes:
         dtype: Theirs.
         places: Where they stand in their matrix.
+        all: Whether they are all of their matrix, in its order.
         pick: Takes their values out of what holds all of a request's columns, as a tuple.
         bound: How large a whole number may be; for JSON alone.
     """
 
     dtype: str
     places: np.ndarray
+    all: bool
     pick: Callable[[Any], tuple[Any, ...]]
     kind: str = ""
     bound: float = 0.0
@@ -119,7 +122,8 @@ class Arranger:
         return [
             _Group(
                 dtype,
-                np.array([self._layout.places[name][1] for name, _ in members], dtype=np.intp),
+                places := np.array([self._layout.places[name][1] for name, _ in members], dtype=np.intp),
+                places.tolist() == list(range(self._strings if dtype == "string" else self._width)),
                 _picker([key for _, key in members]),
                 kind,
                 bound,
@@ -134,15 +138,27 @@ class Arranger:
         rows: int,
         convert: Callable[[_Group, Any, int], np.ndarray | None],
     ) -> Inputs | None:
-        numeric = np.empty((rows, self._width), np.float32) if self._width else None
-        strings = np.empty((rows, self._strings), object) if self._strings else None
+        numeric: np.ndarray | None = None
+        strings: np.ndarray | None = None
         for group, values in zip(groups, picked, strict=True):
             matrix = convert(group, values, rows)
             if matrix is None:
                 return None
-            target: Any = strings if group.dtype == "string" else numeric
-            target[:, group.places] = matrix
+            if group.dtype == "string":
+                strings = _placed(group, matrix, strings, self._strings, object)
+            else:
+                numeric = _placed(group, matrix, numeric, self._width, np.float32)
         return Inputs(self._layout, numeric, strings)
+
+
+def _placed(group: _Group, matrix: np.ndarray, target: np.ndarray | None, width: int, dtype: type) -> np.ndarray:
+    """The matrix of a graph's input with the columns of a group in it; a new one where there is none yet."""
+    if group.all:
+        return np.ascontiguousarray(matrix, dtype)
+    if target is None:
+        target = np.empty((len(matrix), width), dtype)
+    target[:, group.places] = matrix
+    return target
 
 
 def _picker(keys: list[Any]) -> Callable[[Any], tuple[Any, ...]]:
@@ -176,23 +192,31 @@ def _from_json(group: _Group, parts: Iterable[Sequence[Any]], count: int) -> np.
         return texts
     numbers = np.array(values, np.float64)
     if group.dtype == "float32":
-        return None if (np.abs(numbers) > _FLOAT32_MAX).any() else numbers
+        return numbers if _within(numbers, _FLOAT32_MAX) else None
     if group.dtype == "int64":
-        return None if (np.abs(numbers) >= group.bound).any() else numbers
+        return numbers if _within(numbers, np.nextafter(group.bound, 0)) else None
     return numbers
+
+
+def _within(numbers: np.ndarray, bound: float) -> bool:
+    """Whether all numbers are within +-bound, or NaN."""
+    # The largest and the smallest, each found without a copy; where there is a NaN, both are that.
+    if numbers.item(numbers.argmax()) <= bound and numbers.item(numbers.argmin()) >= -bound:
+        return True
+    return not (np.abs(numbers) > bound).any()
 
 
 def _columns_of_bytes(group: _Group, values: Sequence[bytes], rows: int) -> np.ndarray | None:
     if group.kind == "BYTES":
         return _texts(values, rows)
     kind = _KINDS[group.kind]
-    if set(map(len, values)) != {rows * np.dtype(kind).itemsize}:
+    if set(map(len, values)) != {rows * kind.itemsize}:
         return None
     numbers = np.frombuffer(b"".join(values), kind)
-    if kind == "u1" and numbers.max() > 1:
+    if group.kind == "BOOL" and numbers.max() > 1:
         return None
     if group.dtype == "float32":
-        if (np.abs(numbers) > _FLOAT32_MAX).any():
+        if not _within(numbers, _FLOAT32_MAX):
             return None
     else:
         numbers = numbers.astype(np.float64)

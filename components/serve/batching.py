@@ -91,8 +91,23 @@ class Batcher(Generic[Scored]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._thread_of_large = ThreadPoolExecutor(1, thread_name_prefix="score-large")
 
+    def quick(self, rows: int) -> bool:
+        """Whether so many rows are best scored as they come, now: that takes less time than to put a batch together."""
+        return not (self._delay or self._busy) and rows <= MAX_BATCH_ROWS and self._cost.of(rows) < _AT_ONCE
+
+    def score_now(self, inputs: Inputs, rows: int, deadline: float) -> Scored:
+        """Scores some rows alone, as `score` does, in no turn of the event loop.
+
+        Raises:
+            DeadlineError: The deadline has passed. The rows are not scored.
+        """
+        if deadline <= time.monotonic():
+            raise DeadlineError
+        self._count(rows)
+        return self._score(inputs)
+
     async def score(self, inputs: Inputs, rows: int, deadline: float) -> Scored:
-        """Scores some rows.
+        """Scores some rows, alone or with others.
 
         Args:
             inputs: The rows.
@@ -102,15 +117,12 @@ class Batcher(Generic[Scored]):
         Raises:
             DeadlineError: The deadline passed before scoring began. The rows are not scored.
         """
+        if self.quick(rows):
+            return self.score_now(inputs, rows, deadline)
         loop = asyncio.get_running_loop()
         if rows > MAX_BATCH_ROWS:
             self._count(rows)
             return await loop.run_in_executor(self._thread_of_large, self._score, inputs)
-        if not (self._delay or self._busy) and self._cost.of(rows) < _AT_ONCE:
-            if deadline <= loop.time():
-                raise DeadlineError
-            self._count(rows)
-            return self._score(inputs)
         waiting = _Waiting(inputs, rows, deadline, loop.create_future())
         self._waiting.append(waiting)
         if not self._busy:

@@ -15,6 +15,8 @@ from fti.serve.status import read_state
 if TYPE_CHECKING:
     import httpx
 
+_SECONDS = 30.0  # for a prediction
+
 
 def predict(
     settings: Settings,
@@ -43,7 +45,7 @@ def predict(
         ServingError: Nothing is served, or the service is out of order.
     """
     address = url or _gateway(settings, service)
-    return _answer(service, _post(f"{address.rstrip('/')}/v1/models/{service}:predict", rows, variant, unit))
+    return _answer(service, _post(f"{address.rstrip('/')}/v1/models/{service}:predict", rows, variant, unit, _SECONDS))
 
 
 def explain(
@@ -77,7 +79,7 @@ def explain(
     address = url or _gateway(settings, service)
     until = time.monotonic() + patience
     while True:
-        response = _post(f"{address.rstrip('/')}/v1/models/{service}:explain", rows, variant, unit)
+        response = _post(f"{address.rstrip('/')}/v1/models/{service}:explain", rows, variant, unit, patience)
         # A 504 that does not ask for it comes of a budget that is too small, and would come again.
         passes = response.status_code == 504 and "Ask again" in response.text
         if not passes or time.monotonic() > until:
@@ -102,13 +104,15 @@ def examples(settings: Settings, service: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _post(address: str, rows: Sequence[dict[str, Any]], variant: str | None, unit: str) -> "httpx.Response":
+def _post(
+    address: str, rows: Sequence[dict[str, Any]], variant: str | None, unit: str, seconds: float
+) -> "httpx.Response":
     import httpx
 
     headers = {VARIANT_HEADER: variant} if variant else {}
     headers |= {UNIT_HEADER: quote(unit, safe="")} if unit else {}
     try:
-        return httpx.post(address, json={"instances": list(rows)}, headers=headers, timeout=30)
+        return httpx.post(address, json={"instances": list(rows)}, headers=headers, timeout=seconds)
     except ValueError as error:
         raise ConfigError(f"the rows are not JSON: {error}", remedy="Use null where a value is missing") from error
     except httpx.HTTPError as error:

@@ -11,9 +11,10 @@ from typing import Any
 
 from fti.common.errors import ServingError
 from fti.common.inference_service import STABLE
+from fti.serve.admission import Limits, OverloadedError, most_calls
 from fti.serve.plan import Replica
 from fti.serve.ports import HOST
-from fti.serve.protocol import MAX_BODY
+from fti.serve.protocol import INFER, MAX_BODY, PUSHBACK
 
 REQUEST_SECONDS = 30
 # Upper bounds of the latency histograms, milliseconds: five to a decade.
@@ -75,6 +76,12 @@ def listener(port: int, routes_file: Path) -> Config:
     buffer = {"@type": f"{TYPE}.filters.http.buffer.v3.Buffer", "max_request_bytes": MAX_BODY}
     lua = {"@type": f"{TYPE}.filters.http.lua.v3.Lua", "default_source_code": {"filename": str(_UNIT_FILTER)}}
     router = {"@type": f"{TYPE}.filters.http.router.v3.Router"}
+    service, _, method = INFER.partition("/")
+    counted = {"services": [{"name": service, "method_names": [method]}]}
+    statuses = {
+        "@type": f"{TYPE}.filters.http.grpc_stats.v3.FilterConfig",
+        "individual_method_stats_allowlist": counted,
+    }
     manager = {
         "@type": _HTTP,
         "stat_prefix": "gateway",
@@ -83,7 +90,10 @@ def listener(port: int, routes_file: Path) -> Config:
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
         "request_id_extension": {"typed_config": {"@type": _REQUEST_ID, "pack_trace_reason": False}},
+        "local_reply_config": {"mappers": [_overloaded()]},
         "http_filters": [
+            # Over gRPC nearly every answer is 200 to HTTP: its own statuses say what became of a call.
+            {"name": "envoy.filters.http.grpc_stats", "typed_config": statuses},
             # A request is retried as a whole, so it must be held as a whole; larger ones are answered 413.
             {"name": "envoy.filters.http.buffer", "typed_config": buffer},
             {"name": UNIT_FILTER_NAME, "typed_config": lua},
@@ -97,6 +107,19 @@ def listener(port: int, routes_file: Path) -> Config:
         "per_connection_buffer_limit_bytes": 2 * MAX_BODY,
         "filter_chains": [{"filters": [{"name": "envoy.http_connection_manager", "typed_config": manager}]}],
     }
+
+
+def _overloaded() -> Config:
+    """What a call over gRPC is answered that a cluster takes no more of: as the predictors do."""
+    calls = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    filters = [{"response_flag_filter": {"flags": ["UO"]}}, {"header_filter": {"header": calls}}]
+    headers = {"grpc-status": "8", PUSHBACK: str(1000 * OverloadedError.retry_after)}
+    added = [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in headers.items()
+    ]
+    text = str(OverloadedError(most_calls(Limits())))  # which Envoy makes the status's message
+    return {"filter": {"and_filter": {"filters": filters}}, "headers_to_add": added, "body": {"inline_string": text}}
 
 
 def clusters(replicas: Sequence[Replica]) -> list[Config]:
@@ -136,7 +159,9 @@ def _cluster(name: str, endpoints: list[Replica], protocol: str) -> Config:
         {"priority": priority, "lb_endpoints": [{"endpoint": _endpoint(endpoint, protocol)}]}
         for priority, endpoint in enumerate(endpoints)
     ]
-    many = {"max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096}
+    # A predictor that is alone has none to fail over to: what it could not even refuse is refused here.
+    most = most_calls(Limits()) if protocol == GRPC and endpoints[0].variant == STABLE else 4096
+    many = {"max_connections": 4096, "max_pending_requests": most, "max_requests": most}
     budget = {"retry_budget": {"budget_percent": {"value": 100}, "min_retry_concurrency": 100}}
     options = {
         "@type": f"{TYPE}.upstreams.http.v3.HttpProtocolOptions",

@@ -8,16 +8,16 @@ it was started to allow it.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from fti.common.errors import FtiError
-from fti.serve.answers import answers, encode_features, encode_v1, encode_v2
+from fti.serve.answers import V1Answers, answers, encode_features, encode_v2
 from fti.serve.columns import BadRequestError
 from fti.serve.explain import encode as encode_explanations
 from fti.serve.features import RefusedRowError
 from fti.serve.metrics import Protocol
-from fti.serve.model import Answer, PackagedModel
+from fti.serve.model import PackagedModel
 from fti.serve.observe import REQUEST_ID_HEADER, Observed, Observer
 from fti.serve.protocol import REVISION_HEADER, decode_v1, decode_v2
 from fti.serve.repository import REPOSITORY_PATH, PackageRepository, repository_answer
@@ -47,15 +47,29 @@ class Call:
         method: Its method.
         path: Its path.
         headers: Its headers, by their names in lower case.
-        receive: Receives its body.
+        body: Its body, no larger than the limit; or what receives it, where it has not come yet.
         observed: What is seen of it.
     """
 
     method: str
     path: str
     headers: dict[bytes, bytes]
-    receive: Receive
-    observed: Observed
+    body: bytes | Receive
+    observed: Observed = field(init=False)
+
+
+class Reply(NamedTuple):
+    """An answer over HTTP, as it leaves.
+
+    Attributes:
+        status: The HTTP status.
+        headers: All its headers, but for those of the server.
+        body: Its body.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -84,6 +98,7 @@ class Front:
     ) -> None:
         self._kserve, self._model, self._repository = kserve, model, repository
         self._observer = observer or Observer(model)
+        self._v1_answers = V1Answers(model.signature)
         self._revision = (REVISION_HEADER.encode(), model.revision.encode())
         self._routes: dict[str, tuple[Protocol, Handler]] = {
             f"/v1/models/{model.name}:predict": ("v1", self._v1),
@@ -91,6 +106,8 @@ class Front:
             f"/v1/models/{model.name}:features": ("features", self._features),
             f"/v1/models/{model.name}:explain": ("explain", self._explain),
         }
+        # A trace's spans belong to the context of a task.
+        self.predictions = frozenset([*self._routes][:2]) if self._observer.tracing is None else frozenset[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection of the ASGI protocol."""
@@ -98,15 +115,22 @@ class Front:
             await self._kserve(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
-        protocol, handler = self._routes.get(path, ("other", self._no_such_path))
-        if protocol == "other" and method in {"GET", "HEAD"} and not path.startswith(REPOSITORY_PATH):
-            if "/versions/" not in path:
-                await self._kserve(scope, receive, self._signed(send))
-                return
-            handler = self._no_versions
-        headers = dict(scope["headers"])
-        with self._observer.http(protocol, headers, method, path) as observed:
-            call = Call(method, path, headers, receive, observed)
+        reads = method in {"GET", "HEAD"} and path not in self._routes and not path.startswith(REPOSITORY_PATH)
+        if reads and "/versions/" not in path:
+            await self._kserve(scope, receive, self._signed(send))
+            return
+        await respond(await self.answer(Call(method, path, dict(scope["headers"]), receive)), send)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The most of one request."""
+        return self._model.admission.limits.max_body_bytes
+
+    async def answer(self, call: Call) -> Reply:
+        """Answers a request. One of `predictions` that has come whole waits for nothing but scoring and lookup."""
+        protocol, handler = self._routes.get(call.path) or ("other", self._no_such_path)
+        with self._observer.http(protocol, call.headers, call.method, call.path) as observed:
+            call.observed = observed
             try:
                 status, (body, more) = 200, await handler(call)
             except BadRequestError as error:
@@ -116,45 +140,42 @@ class Front:
                 status, body, more = 503, _error(STORE_FAILS), [_RETRY_AFTER]
                 observed.reason, observed.cause = STORE_FAILS, str(error)
             observed.code = status
-            await self._respond(send, status, body, [(_REQUEST_ID, observed.request_id.encode()), *more])
+            return self._reply(status, body, [(_REQUEST_ID, observed.request_id.encode()), *more])
 
     async def _v1(self, call: Call) -> Response:
         _check(call, _JSON)
-
-        async def work(deadline: float) -> Response:
-            request = decode_v1(await self._body(call), self._model.schema)
-            answer = await self._model.answer(request, deadline)
-            call.observed.predicted(request, answer)
-            return encode_v1(self._model.signature, answer.scores, answer.labels), _stated(answer.states)
-
-        return await self._model.admission.run(work, _patience(call.headers))
+        model = self._model
+        deadline = model.admission.deadline(_patience(call.headers))
+        request = decode_v1(await self._body(call, deadline), model.schema)
+        request.asked = call.observed.asked
+        answer = await model.answer(request, deadline)
+        call.observed.predicted(request, answer)
+        return self._v1_answers.encode(answer.scores, answer.labels), _stated(answer.states)
 
     async def _v2(self, call: Call) -> Response:
         json_length = _json_length(call.headers)
         _check(call, _JSON if json_length is None else _BINARY)
-
-        async def work(deadline: float) -> Response:
-            model = self._model
-            request = decode_v2(await self._body(call), model.schema, model.outputs, json_length, model.name)
-            answer = await model.answer(request, deadline)
-            call.observed.predicted(request, answer)
-            outputs = answers(model.signature, answer.scores, answer.labels)
-            body, json_end = encode_v2(model.name, model.revision, request, outputs)
-            binary = [] if json_end is None else [(_JSON_LENGTH, str(json_end).encode())]
-            return body, [*binary, *_stated(answer.states)]
-
-        return await self._model.admission.run(work, _patience(call.headers))
+        model = self._model
+        deadline = model.admission.deadline(_patience(call.headers))
+        body = await self._body(call, deadline)
+        request = decode_v2(body, model.schema, model.outputs, json_length, model.name)
+        request.asked = call.observed.asked
+        answer = await model.answer(request, deadline)
+        call.observed.predicted(request, answer)
+        outputs = answers(model.signature, answer.scores, answer.labels)
+        body, json_end = encode_v2(model.name, model.revision, request, outputs)
+        binary = [] if json_end is None else [(_JSON_LENGTH, str(json_end).encode())]
+        return body, [*binary, *_stated(answer.states)]
 
     async def _features(self, call: Call) -> Response:
         _check(call, _JSON)
-
-        async def work(_: float) -> Response:
-            request = decode_v1(await self._body(call), self._model.schema)
-            completed = await self._model.complete(request)
-            body = encode_features(self._model.signature, completed.columns, request.rows, completed.vectors)
-            return body, _stated(completed.states)
-
-        return await self._model.admission.run(work, _patience(call.headers))
+        model = self._model
+        deadline = model.admission.deadline(_patience(call.headers))
+        request = decode_v1(await self._body(call, deadline), model.schema)
+        request.asked = call.observed.asked
+        completed = await model.complete(request, deadline)
+        body = encode_features(model.signature, completed.columns, request.rows, completed.vectors)
+        return body, _stated(completed.states)
 
     async def _explain(self, call: Call) -> Response:
         _check(call, _JSON)
@@ -163,30 +184,36 @@ class Front:
             raise BadRequestError("this server does not explain", 404)
         seconds = min(explainer.seconds(call.headers), _patience(call.headers) or math.inf)
         until = asyncio.get_running_loop().time() + seconds
-
-        async def predict(deadline: float) -> Answer:
-            return await model.answer(decode_v1(await self._body(call), model.schema), deadline)
-
+        deadline = model.admission.deadline(seconds)
+        request = decode_v1(await self._body(call, deadline), model.schema)
+        request.asked = call.observed.asked
+        answer = await model.answer(request, deadline)
         # Explanations have a queue of their own: they take no place of a prediction.
-        answer = await model.admission.run(predict, seconds)
         found = await explainer.explain(answer.completed.columns, until - asyncio.get_running_loop().time())
-        predictions = encode_v1(model.signature, answer.scores, answer.labels)
+        predictions = self._v1_answers.encode(answer.scores, answer.labels)
         return encode_explanations(model.signature, predictions, found), _stated(answer.states)
 
     async def _no_such_path(self, call: Call) -> Response:
-        if self._repository and call.path.startswith(REPOSITORY_PATH):
-            return await repository_answer(self._repository, call.method, call.path, await self._body(call)), []
+        asked = call.path.startswith(REPOSITORY_PATH)
+        if self._repository and asked:
+            body = await self._body(call, math.inf)
+            return await repository_answer(self._repository, call.method, call.path, body), []
+        if call.method in {"GET", "HEAD"} and not asked:
+            raise BadRequestError("model versions have no paths of their own here", 404)
         raise BadRequestError(f"{call.path[:200]}: no such path. Allowed: {', '.join(self._routes)}", 404)
 
-    async def _no_versions(self, _: Call) -> Response:
-        raise BadRequestError("model versions have no paths of their own here", 404)
+    async def _body(self, call: Call, deadline: float) -> bytes:
+        if isinstance(call.body, bytes):
+            return call.body
+        async with self._model.admission.until(deadline):
+            return await self._read(call, call.body)
 
-    async def _body(self, call: Call) -> bytes:
+    async def _read(self, call: Call, receive: Receive) -> bytes:
         most = self._model.admission.limits.max_body_bytes
         declared = call.headers.get(b"content-length", b"")
         size, parts, more = int(declared) if declared.isdigit() else 0, list[bytes](), True
         while more and size <= most:
-            message = await call.receive()
+            message = await receive()
             if message["type"] == "http.disconnect":
                 raise BadRequestError("the caller hung up before the end of the body")
             parts.append(message.get("body", b""))
@@ -195,16 +222,10 @@ class Front:
             raise UnreadBodyError(f"the body is too large. Allowed: {most} bytes", 413)
         return b"".join(parts)
 
-    async def _respond(self, send: Send, status: int, body: bytes, headers: Headers) -> None:
+    def _reply(self, status: int, body: bytes, headers: Headers) -> Reply:
         binary = any(name == _JSON_LENGTH for name, _ in headers)
-        headers = [
-            (b"content-type", _BINARY if binary else _JSON),
-            (b"content-length", str(len(body)).encode()),
-            self._revision,
-            *headers,
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        content, length = (b"content-type", _BINARY if binary else _JSON), (b"content-length", b"%d" % len(body))
+        return Reply(status, [content, length, self._revision, *headers], body)
 
     def _signed(self, send: Send) -> Send:
         async def signed(message: MutableMapping[str, Any]) -> None:
@@ -213,6 +234,12 @@ class Front:
             await send(message)
 
         return signed
+
+
+async def respond(reply: Reply, send: Send) -> None:
+    """Sends a reply by ASGI."""
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 def _stated(states: str) -> Headers:

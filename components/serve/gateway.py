@@ -11,11 +11,12 @@ import yaml
 from fti.common.files import atomic_file
 from fti.common.settings import Settings
 from fti.serve import envoy
-from fti.serve.admin import ask
+from fti.serve.admin import ask, tell
+from fti.serve.log_files import MOST_BYTES, fresh_log, rotate
 from fti.serve.plan import Replica
 from fti.serve.ports import HOST
 from fti.serve.routes import routes
-from fti.serve.unit import Unit, fresh_log
+from fti.serve.unit import Unit
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ class Gateway:
         self._late_at = 0.0
         argv = [envoy.binary(), "--config-path", str(self._folder / "bootstrap.yaml"), "--disable-hot-restart"]
         argv += ["--log-level", "warning", "--concurrency", str(min(2, os.cpu_count() or 1))]
-        self.unit = Unit(name="the gateway", argv=argv, log=fresh_log(settings, "envoy"), probe=self._alive)
+        path = fresh_log(settings, "envoy")  # Envoy opens it by its name too, so that it can be asked to open the next
+        argv += ["--log-path", str(path), "--file-flush-interval-msec", "500"]
+        self.unit = Unit(name="the gateway", argv=argv, log=path, probe=self._alive)
         files = (self._folder / "clusters.yaml", self._folder / "routes.yaml")
         self._write("bootstrap.yaml", envoy.bootstrap(port, admin_port, *files))
         self._write_clusters()
@@ -88,7 +91,11 @@ class Gateway:
         return False
 
     def tidy(self) -> None:
-        """Removes clusters that no request can be in any more: one in flight may still be tried again there."""
+        """Begins a new log where it is full, and removes clusters that no request can be in any more.
+
+        One in flight may still be tried again there.
+        """
+        self._rotate_log()
         over = {name for name, since in self._unused_since.items() if monotonic() - since > envoy.REQUEST_SECONDS}
         if over:
             self._clusters = {name: cluster for name, cluster in self._clusters.items() if name not in over}
@@ -106,6 +113,13 @@ class Gateway:
         self._write_clusters()
         self._target, self._routes_version = list(replicas), 0
         self._late_at = monotonic() + _SLOW_SECONDS
+
+    def _rotate_log(self) -> None:
+        path = self.unit.log
+        if path.exists() and path.stat().st_size >= MOST_BYTES:
+            rotate(path)
+        if not path.exists():  # until Envoy has opened it, it writes to the earlier one
+            tell(self.admin_port, "/reopen_logs")
 
     def _write_clusters(self) -> None:
         self._version += 1

@@ -12,13 +12,16 @@ from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from fti.common.errors import FtiError
+from fti.serve.admission import OverloadedError, most_calls
 from fti.serve.answers import answers, to_bytes
 from fti.serve.columns import BadRequestError
 from fti.serve.features import RefusedRowError
 from fti.serve.front import STATES_HEADER, STORE_FAILS
+from fti.serve.grpc_admission import OPTIONS, Shedding
+from fti.serve.heads import HARMLESS
 from fti.serve.model import PackagedModel
 from fti.serve.observe import REQUEST_ID_HEADER, Observed, Observer
-from fti.serve.protocol import HARMLESS, MAX_BODY, REVISION_HEADER, Request, Tensor, columns_of
+from fti.serve.protocol import INFER, MAX_BODY, PUSHBACK, REVISION_HEADER, Request, Tensor, columns_of
 from fti.serve.repository import PackageRepository
 
 _CONTENTS = {
@@ -38,8 +41,9 @@ _CODES = {
 }
 _DRAIN_SECONDS, _QUIET_SECONDS = 3.0, 0.5
 _STREAMS = 1_024  # of one connection
-_PENDING, _HARD_LIMIT = 1_024, "grpc.server.max_pending_requests_hard_limit"
-_INFER = "inference.GRPCInferenceService/ModelInfer"
+_PENDING, _HARD_LIMIT = "grpc.server.max_pending_requests", "grpc.server.max_pending_requests_hard_limit"
+_LEAST_PENDING = 1_024  # so that callers who come all at once are not CANCELLED
+_ASK_AGAIN = {429, 503}
 _TRITON_MODEL_NAME = 2  # the field's number in Triton's messages; in KServe's it is 1
 
 
@@ -58,12 +62,10 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Answers one prediction."""
         self.asked_at = monotonic()
-        metadata = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
-        with self.observer.grpc(metadata, request.id, _INFER) as observed:
+        with self.observer.grpc(_texts(context.invocation_metadata()), request.id, INFER) as observed:
             try:
-                answer, states = await self.model.admission.run(
-                    lambda deadline: self._infer(request, observed, deadline), context.time_remaining()
-                )
+                deadline = self.model.admission.deadline(context.time_remaining())
+                answer, states = await self._infer(request, observed, deadline)
             except BadRequestError as error:
                 await self._refuse(context, error, observed)
             except FtiError as error:
@@ -73,6 +75,12 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
                 observed.code = 200
                 context.set_trailing_metadata(self._metadata(states, observed))
                 return answer
+
+    async def shed(self, metadata: Any, error: OverloadedError, context: Any) -> None:
+        """Refuses a prediction of which only the metadata have come."""
+        self.asked_at = monotonic()
+        with self.observer.grpc(_texts(metadata), "", INFER) as observed:
+            await self._refuse(context, error, observed)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Answers with the model's signature and revision."""
@@ -104,7 +112,8 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
             states, code = error.states, grpc.StatusCode.FAILED_PRECONDITION
         if observed:
             observed.code, observed.reason = error.status, str(error)
-        context.set_trailing_metadata(self._metadata(states, observed))
+        again = ((PUSHBACK, str(1000 * OverloadedError.retry_after)),) if error.status in _ASK_AGAIN else ()
+        context.set_trailing_metadata((*self._metadata(states, observed), *again))
         await context.abort(code, str(error))
 
     def _metadata(self, states: str, observed: Observed | None) -> tuple[tuple[str, str], ...]:
@@ -128,7 +137,7 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
         if not set(asked) <= model.outputs or len(set(asked)) != len(asked):
             raise BadRequestError(f"outputs: allowed is each once of {', '.join(sorted(model.outputs))}")
         columns, rows = columns_of(_tensors(request), model.schema)
-        decoded = Request(columns, rows, request.id)
+        decoded = Request(columns, rows, request.id, asked=observed.asked)
         answer = await model.answer(decoded, deadline)
         observed.predicted(decoded, answer)
         outputs = answers(model.signature, answer.scores, answer.labels)
@@ -169,12 +178,14 @@ class LocalGrpcServer(GRPCServer):  # type: ignore[misc]
         servicer.model, servicer.repository, servicer.observer = self._model, self._repository, self._observer
         most = self._model.admission.limits.max_body_bytes
         limits = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", MAX_BODY)]
-        # Calls wait in a queue of gRPC's own before admission sees them. It is bounded: what is too many is CANCELLED.
-        limits += [("grpc.server.max_pending_requests", _PENDING), (_HARD_LIMIT, _PENDING)]
+        # What gRPC's own queue has no room for, because even refusals take too long, is CANCELLED by gRPC itself.
+        pending = max(_LEAST_PENDING, most_calls(self._model.admission.limits))
+        limits += [(_PENDING, pending), (_HARD_LIMIT, pending)]
         limits += [("grpc.max_concurrent_streams", _STREAMS)]
         # Without SO_REUSEPORT a second server on the port fails instead of stealing requests.
-        options = [*limits, ("grpc.so_reuseport", 0)]
-        self._server = grpc.aio.server(interceptors=(ExceptionToStatusInterceptor(),), options=options)
+        options = [*limits, *OPTIONS, ("grpc.so_reuseport", 0)]
+        interceptors = (Shedding(self._model.admission, servicer.shed), ExceptionToStatusInterceptor())
+        self._server = grpc.aio.server(interceptors=interceptors, options=options)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         self._server.add_insecure_port(self._address)
         self._servicer = servicer
@@ -190,6 +201,10 @@ class LocalGrpcServer(GRPCServer):  # type: ignore[misc]
         while self._server and monotonic() < min(deadline, self._servicer.asked_at + _QUIET_SECONDS):
             await asyncio.sleep(_QUIET_SECONDS / 10)
         await super().stop(sig)
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    return {name: value for name, value in metadata or () if isinstance(value, str)}
 
 
 def _check_parameters(request: Any) -> None:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,7 +25,7 @@ from fti.common.settings import Settings
 from fti.common.storage import shown, upload
 from fti.common.storage.location import parse
 from fti.serve.columns import TEXT_KEY, WHOLE_KEY
-from fti.serve.inference_rows import Entry, Rows
+from fti.serve.inference_rows import Entry, Rows, size_of
 from fti.serve.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _TICK = 0.25  # seconds
 _WAKE_ROWS = 2_000  # so many are gathered before the tick is over
 _CHUNK = 1_000  # requests gathered at once
-_FILE_ROWS = 50_000
+_FILE_ROWS, _FILE_SHARE = 50_000, 4  # a file is cut from so many rows, or from that part of the memory, 1 / 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between tries to write a file
 
 
@@ -48,13 +48,27 @@ class Limits:
 
     Attributes:
         rows: So many rows wait at most to be written; more are dropped.
+        memory: So many bytes they take at most, about; what would take more is dropped.
         seconds: No row waits longer, unless it cannot be written.
         sample: The share of requests that is logged, by the hash of the request id.
     """
 
     rows: int = 100_000
+    memory: int = 128 * 1024 * 1024
     seconds: float = 60.0
     sample: float = 1.0
+
+
+@dataclass
+class _Sum:
+    """Of rows, counted by one thread alone."""
+
+    rows: int = 0
+    memory: int = 0
+
+    def add(self, rows: int, memory: int) -> None:
+        self.rows += rows
+        self.memory += memory
 
 
 class InferenceLog:
@@ -76,10 +90,11 @@ class InferenceLog:
             raise ConfigError(f"FTI_INFERENCE_LOG is {shown(folder)}", allowed="a folder, or s3:// or gs://")
         self._folder, self._rows = folder, rows
         self._metrics, self._settings, self._limits = metrics, settings, limits
-        # Rows that went in, were gathered, could not be gathered, were written: each counted by one thread alone.
-        self._added = self._gathered = self._unfit = self._done = 0
-        self._queue: deque[Entry] = deque()
+        # What went in, was gathered, could not be gathered, was written.
+        self._added, self._gathered, self._unfit, self._done = (_Sum() for _ in range(4))
+        self._queue: deque[tuple[Entry, int]] = deque()
         self._batches: list[pa.RecordBatch] = []
+        self._memory = 0  # of the batches
         self._oldest = 0.0
         self._files: SimpleQueue[_File | None] = SimpleQueue()
         self._cut_files = 0
@@ -95,7 +110,7 @@ class InferenceLog:
     @property
     def waiting(self) -> int:
         """How many rows are not yet written."""
-        return self._added - self._unfit - self._done
+        return self._added.rows - self._unfit.rows - self._done.rows
 
     def add(self, entry: Entry) -> None:
         """Takes the rows of a request, or drops them where too many wait. Never blocks; call it from one thread."""
@@ -103,12 +118,15 @@ class InferenceLog:
         if self._limits.sample < 1 and not sampled(entry.request_id, self._limits.sample):
             self._metrics.logged("sampled_out", rows)
             return
-        if self.waiting + rows > self._limits.rows or self._closing.is_set():
+        memory = size_of(entry)
+        held = self._added.memory - self._unfit.memory - self._done.memory
+        too_much = self.waiting + rows > self._limits.rows or held + memory > self._limits.memory
+        if too_much or self._closing.is_set():
             self._metrics.logged("dropped", rows)
             return
-        self._added += rows
-        self._queue.append(entry)
-        if self._added - self._gathered > _WAKE_ROWS and not self._wake.is_set():
+        self._added.add(rows, memory)
+        self._queue.append((entry, memory))
+        if self._added.rows - self._gathered.rows > _WAKE_ROWS and not self._wake.is_set():
             self._wake.set()
 
     def close(self, seconds: float = 4.0) -> None:
@@ -136,20 +154,22 @@ class InferenceLog:
     def _gather_queue(self) -> None:
         # What comes meanwhile waits for the next time: a batch of few rows costs as much as one of many.
         for _ in range(0, len(self._queue), _CHUNK):
-            entries = [self._queue.popleft() for _ in range(min(_CHUNK, len(self._queue)))]
-            rows = sum(entry.request.rows for entry in entries)
+            taken = [self._queue.popleft() for _ in range(min(_CHUNK, len(self._queue)))]
+            rows, memory = sum(entry.request.rows for entry, _ in taken), sum(size for _, size in taken)
             try:
-                batch = self._rows.batch(entries)
+                batch = self._rows.batch([entry for entry, _ in taken])
             except Exception:  # a row that fits no schema must not end the log
                 log.exception("%d rows do not fit into the inference log", rows)
                 self._metrics.logged("dropped", rows)
-                self._unfit += rows
+                self._unfit.add(rows, memory)
             else:
                 if not self._batches:
                     self._oldest = time.monotonic()
                 self._batches.append(batch)
-            self._gathered += rows
-            if sum(map(len, self._batches)) >= _FILE_ROWS:
+                self._memory += memory
+            self._gathered.add(rows, memory)
+            large = self._memory * _FILE_SHARE >= self._limits.memory
+            if large or sum(map(len, self._batches)) >= _FILE_ROWS:
                 self._cut()
 
     def _cut(self) -> None:
@@ -159,20 +179,21 @@ class InferenceLog:
 
         if not self._batches:
             return
-        table = pa.Table.from_batches(self._batches)
-        self._batches = []
+        table, memory = pa.Table.from_batches(self._batches), self._memory
+        self._batches, self._memory = [], 0
         days = table["time"].cast(pa.date32())
         for day in pc.unique(days):
             self._cut_files += 1
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
             name = f"date={day}/{stamp}-{self._writer}-{self._cut_files}.parquet"
-            self._files.put(_File(f"{self._folder}/{name}", table.filter(pc.equal(days, day))))
+            self._files.put(_File(f"{self._folder}/{name}", table.filter(pc.equal(days, day)), memory))
+            memory = 0  # told of the first file alone
 
     def _write(self) -> None:
         while (file := self._files.get()) is not None:
             if not self._written(file):  # the end has come; neither would the others be written
                 return
-            self._done += len(file.table)
+            self._done.add(len(file.table), file.memory)
             self._metrics.logged("written", len(file.table))
 
     def _written(self, file: "_File") -> bool:
@@ -201,6 +222,7 @@ class InferenceLog:
 class _File:
     uri: str
     table: "pa.Table"
+    memory: int
 
     def write(self, settings: Settings) -> None:
         import pyarrow.parquet as pq
@@ -211,29 +233,28 @@ class _File:
             upload(path, self.uri, settings)
 
 
-def open_log(model: "PackagedModel", settings: Settings, rows: int, seconds: float) -> InferenceLog | None:
+def open_log(model: "PackagedModel", settings: Settings, limits: Limits) -> InferenceLog | None:
     """Opens the inference log of a model; None where `settings.inference_log_uri` is empty.
 
     Args:
         model: The model.
         settings: Where the log lies, and the share of requests that is logged.
-        rows: So many rows wait at most to be written; more are dropped.
-        seconds: No row waits longer, unless it cannot be written.
+        limits: How much may wait; the share is that of the settings.
 
     Raises:
         ConfigError: The URI cannot be written to, whatever happens, or a limit is none.
     """
-    if rows < 1 or seconds <= 0:
+    if limits.rows < 1 or limits.memory < 1 or limits.seconds <= 0:
         raise ConfigError(
-            f"the inference log's limits are {rows} rows and {seconds} seconds",
-            allowed="--inference_log_rows of at least 1, --inference_log_seconds above 0",
+            f"the inference log's limits are {limits.rows} rows, {limits.memory} bytes and {limits.seconds} seconds",
+            allowed="--inference_log_rows and --inference_log_bytes of at least 1, --inference_log_seconds above 0",
         )
     if not settings.inference_log_uri:
         return None
     kinds = {name: kind for name, kind in model.schema.keyed.items() if kind in {TEXT_KEY, WHOLE_KEY}}
     keys: dict[str, KeyType] = {name: "int64" if kind == WHOLE_KEY else "string" for name, kind in kinds.items()}
     made = Rows(model.name, model.revision, model.signature, schema_of(model.signature, keys))
-    limits = Limits(rows, seconds, settings.inference_log_sample)
+    limits = replace(limits, sample=settings.inference_log_sample)
     folder = f"{settings.inference_log_uri}/{model.name}/{model.revision}"
     return InferenceLog(folder, made, model.metrics, settings, limits)
 

@@ -1,5 +1,6 @@
 """From answered requests to rows of the inference log, a column at a time."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fti.common.inference_log import KEY
 from fti.common.inputs import Inputs
 from fti.common.model_package import Signature
-from fti.common.online.reader import FRESH
+from fti.common.online.vectors import FRESH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from fti.serve.model import Answer
     from fti.serve.protocol import Request
+
+_OF_ENTRY, _OF_ROW = 1_000, 150  # bytes of what is around the values: objects, ids, names, statuses
 
 
 class Entry(NamedTuple):
@@ -38,6 +41,31 @@ class Entry(NamedTuple):
     request: "Request"
     answer: "Answer"
     score: "np.ndarray"
+
+
+def size_of(entry: Entry) -> int:
+    """About how many bytes of memory an entry takes while it waits, as it is or as rows."""
+    answer = entry.answer
+    given, completed = entry.request.columns, answer.completed.columns
+    arrays = [entry.score, answer.scores, answer.labels, *_arrays(given)]
+    if completed is not given:
+        arrays += _arrays(completed)
+    if (vectors := answer.completed.vectors) is not None:
+        arrays += [vectors.codes, vectors.times]
+    return _OF_ENTRY + _OF_ROW * entry.request.rows + sum(map(_size, arrays))
+
+
+def _arrays(columns: "Mapping[str, np.ndarray]") -> "list[np.ndarray]":
+    if isinstance(columns, Inputs):
+        return [matrix for matrix in (columns.numeric, columns.categorical) if matrix is not None]
+    return [*columns.values()]
+
+
+def _size(array: "np.ndarray") -> int:
+    size: int = array.nbytes
+    if array.dtype.hasobject:  # texts, of any length
+        size += sum(map(sys.getsizeof, array.ravel().tolist()))
+    return size
 
 
 class Rows:

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 
 from fti.common.errors import FtiError
 from fti.common.masking import masked
+from fti.serve.log_files import RotatingLog
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +91,14 @@ class _NoFlood(logging.Filter):
         return not record.exc_info or self._exceptions.allows()
 
 
-def configure(**fields: str) -> None:
+def configure(log_file: Path | None = None, **fields: str) -> None:
     """Makes this process log in JSON, KServe's and uvicorn's lines and last words too.
 
     Args:
+        log_file: The file that stdout and stderr go to, if it is to be rotated.
         fields: Fields of every line, such as the model's name.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = RotatingLog(log_file) if log_file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(fields))
     handler.addFilter(_NoFlood())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

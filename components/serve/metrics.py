@@ -5,17 +5,21 @@ Everything is counted by the thread of the event loop. Labels are resolved when 
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from kserve.metrics import PREDICT_HIST_TIME, get_labels
-from prometheus_client import REGISTRY, Counter, Gauge
+from kserve.metrics import PREDICT_HIST_TIME, PROM_LABELS
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from fti.common.model_package import ModelPackage
-from fti.common.online.reader import Vectors
+from fti.common.inference_log import score_of
+from fti.common.model_package import ModelPackage, Signature
+from fti.common.online.values import NEVER
+from fti.common.online.vectors import STATUSES, Names, Vectors
+from fti.serve.gathered import Gathered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +28,12 @@ Protocol = Literal["v1", "v2", "grpc", "features", "explain", "other"]
 Outcome = Literal["written", "dropped", "sampled_out"]
 
 _LABELS = ["model_name", "revision"]
+_ASKED = ("no", "yes")  # values of the label `asked`, by whether it is so
 _SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]
 _ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384]
 _AGES = [1, 10, 60, 300, 900, 1800, 3600, 2 * 3600, 6 * 3600, 12 * 3600, 86400, 2 * 86400, 7 * 86400, 30 * 86400]
 _SCORES = [place / 20 for place in range(1, 21)]
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _FEW = 8  # up to so many values, a loop is faster than NumPy
 
 
@@ -84,25 +90,35 @@ class Buckets:
 
     Args:
         bounds: The upper bounds, ascending, without the last, which is infinite.
+
+    Attributes:
+        total: The sum of all values.
+        before_reading: Called before anyone reads; counts what is held back.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         import numpy as np
 
-        self._bounds, self._edges = list(bounds), np.array(bounds, dtype=np.float64)
+        self._bounds, self._edges = [*map(float, bounds)], np.array(bounds, dtype=np.float64)
         self._counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.before_reading: Callable[[], None] | None = None
 
     def add(self, value: float) -> None:
         """Counts one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
+    def add_all(self, values: list[float]) -> None:
+        """Counts a few values."""
+        for value in values:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self.total += value
+
     def observe(self, values: "np.ndarray") -> None:
         """Counts values, [N], all finite."""
         if len(values) <= _FEW:
-            for value in values.tolist():
-                self.add(value)
+            self.add_all(values.tolist())
             return
         import numpy as np
 
@@ -114,28 +130,32 @@ class Buckets:
 
     def cumulated(self) -> list[tuple[str, float]]:
         """The buckets as Prometheus writes them: upper bound, and how many values are at most that."""
+        if self.before_reading:
+            self.before_reading()
         found, sum_so_far = [], 0
-        for bound, count in zip([*map(str, map(float, self._bounds)), "+Inf"], self._counts, strict=True):
+        for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
             sum_so_far += count
             found.append((bound, float(sum_so_far)))
         return found
 
 
+REGISTRY.unregister(PREDICT_HIST_TIME)  # KServe's, which would take a microsecond for each request
+_PREDICT_SECONDS = BulkHistogram("request_predict_seconds", "predict request latency", PROM_LABELS)
 _REQUESTS = EventLoopCounter(
     "fti_requests", "Requests answered, by protocol and HTTP status", [*_LABELS, "protocol", "code"]
 )
 _REQUEST_SECONDS = BulkHistogram("fti_request_seconds", "From a request's head to its answer", [*_LABELS, "protocol"])
-_REQUEST_ROWS = BulkHistogram("fti_request_rows", "Rows of the requests that were answered", _LABELS)
+_REQUEST_ROWS = BulkHistogram("fti_request_rows", "Rows of the requests that were answered", [*_LABELS, "asked"])
 _BATCH_ROWS = BulkHistogram("fti_batch_rows", "Rows scored at once", _LABELS)
 _QUEUE = Gauge("fti_queue_requests", "Requests admitted and not yet answered", _LABELS)
-_LOOKED_UP = Counter(
+_LOOKED_UP = EventLoopCounter(
     "fti_looked_up",
     "Rows looked up in the online store, by feature view and whether its value was fresh, stale, missing or "
     "unavailable",
-    [*_LABELS, "view", "status"],
+    [*_LABELS, "view", "status", "asked"],
 )
 _AGE = BulkHistogram("fti_feature_age_seconds", "Age of the values looked up, by feature view", [*_LABELS, "view"])
-_SCORE = BulkHistogram("fti_score", "Scores predicted: a probability, or a regression's value", _LABELS)
+_SCORE = BulkHistogram("fti_score", "Scores predicted: a probability, or a regression's value", [*_LABELS, "asked"])
 _LOGGED = Counter("fti_inference_log_rows", "Rows of the inference log, by what became of them", [*_LABELS, "outcome"])
 
 
@@ -145,24 +165,29 @@ class Metrics:
     Args:
         name: The model's name in the protocols' paths.
         revision: Its revision.
+        signature: The model's.
         score_bounds: The upper bounds of the buckets of `fti_score`; see `score_bounds`.
     """
 
-    def __init__(self, name: str, revision: str, score_bounds: Sequence[float] = tuple(_SCORES)) -> None:
+    def __init__(
+        self, name: str, revision: str, signature: Signature, score_bounds: Sequence[float] = tuple(_SCORES)
+    ) -> None:
         self._labels = labels = (name, revision)
         self._requests: dict[tuple[str, int], tuple[str, ...]] = {}
         self._seconds: dict[str, Any] = {}
-        self._rows, self._batch = _REQUEST_ROWS.labels(labels, _ROWS), _BATCH_ROWS.labels(labels, _ROWS)
-        self._kserve = PREDICT_HIST_TIME.labels(**get_labels(name))
-        self._scores = _SCORE.labels(labels, score_bounds)
-        self._ages: dict[str, Buckets] = {}
-        self._looked_up: dict[tuple[str, str], Any] = {}
+        self._rows = [_REQUEST_ROWS.labels((*labels, asked), _ROWS) for asked in _ASKED]
+        self._batch = _BATCH_ROWS.labels(labels, _ROWS)
+        self._kserve = _PREDICT_SECONDS.labels((name,), Histogram.DEFAULT_BUCKETS[:-1])
+        scores = [_SCORE.labels((*labels, asked), score_bounds) for asked in _ASKED]
+        self._scores = [self._gathered(buckets, signature) for buckets in scores]
+        self._names: Names | None = None
+        self._views: list[list[tuple[list[tuple[str, ...]], Buckets]]] = []
         self._logged = {each: _LOGGED.labels(*labels, each) for each in ("written", "dropped", "sampled_out")}
         self.queue = _QUEUE.labels(*labels)
         for protocol in ("v1", "v2", "grpc"):  # a rate needs a series that begins at 0
             self._labels_of(protocol, 200)
 
-    def answered(self, protocol: Protocol, code: int, seconds: float, rows: int) -> None:
+    def answered(self, protocol: Protocol, code: int, seconds: float, rows: int, *, asked: bool = False) -> None:
         """Counts a request: the protocol, the HTTP status (over gRPC the one that HTTP would have), how long it took.
 
         Args:
@@ -170,6 +195,7 @@ class Metrics:
             code: The HTTP status.
             seconds: From its head to its answer.
             rows: That were answered; 0 for none.
+            asked: See `fti.serve.observe.Observed`; the same for scores and lookups.
         """
         labels = self._requests.get((protocol, code)) or self._labels_of(protocol, code)
         _REQUESTS.counts[labels] += 1
@@ -178,12 +204,12 @@ class Metrics:
             taken = self._seconds[protocol] = _REQUEST_SECONDS.labels((*self._labels, protocol), _SECONDS)
         taken.add(seconds)
         if rows:
-            self._rows.add(rows)
-            self._kserve.observe(seconds)
+            self._rows[asked].add(rows)
+            self._kserve.add(seconds)
 
-    def scored(self, scores: "np.ndarray") -> None:
-        """Counts scores, [N]; see `fti.common.inference_log.score_of`."""
-        self._scores.observe(scores)
+    def scored(self, scores: "np.ndarray", *, asked: bool = False) -> None:
+        """Counts scores as `Scorer.score` gives them: for each row the one number of `score_of`."""
+        self._scores[asked].add(scores)
 
     def batched(self, rows: int) -> None:
         """Counts a batch that was scored at once."""
@@ -193,40 +219,57 @@ class Metrics:
         """Counts rows of the inference log. Any thread may."""
         self._logged[outcome].inc(rows)
 
-    def looked_up(self, vectors: Vectors, now: datetime) -> None:
+    def looked_up(self, vectors: Vectors, now: datetime, *, asked: bool = False) -> None:
         """Counts the rows of a lookup by view and status, and how old their values were.
 
         Args:
             vectors: What was looked up.
             now: What time it is for features.
         """
-        import numpy as np
+        if vectors.names is not self._names:
+            self._name_views(vectors.names)
+        counts, (_, rows) = _LOOKED_UP.counts, vectors.codes.shape
+        if vectors.codes.any():
+            for (labels, _), codes in zip(self._views[asked], vectors.codes.tolist(), strict=True):
+                for code in set(codes):
+                    counts[labels[code]] = counts.get(labels[code], 0) + codes.count(code)
+        else:
+            for labels, _ in self._views[asked]:
+                counts[labels[0]] = counts.get(labels[0], 0) + rows
+        self._count_ages(vectors.times, (now - _EPOCH) // _MICROSECOND)
 
-        if not vectors.known_at:
-            return
-        known = np.stack([*vectors.known_at.values()])
-        moment = np.datetime64(now.replace(tzinfo=None), "us")  # the clock's zone is UTC
-        ages, never = (moment - known).view(np.int64) / 1e6, np.isnat(known)
-        holes = bool(never.any())
-        for at, (view, rows) in enumerate(vectors.status.items()):
-            found = rows.tolist()
-            for status in set(found):
-                self._status_of(view, status).inc(found.count(status))
-            self._age_of(view).observe(ages[at][~never[at]] if holes else ages[at])
+    @staticmethod
+    def _gathered(buckets: Buckets, signature: Signature) -> Gathered:
+        if buckets.before_reading:
+            buckets.before_reading()  # of a model with the same name, before this one
+        gathered = Gathered(buckets.observe, partial(score_of, signature))
+        buckets.before_reading = gathered.count
+        return gathered
 
     def _labels_of(self, protocol: str, code: int) -> tuple[str, ...]:
         labels = self._requests.setdefault((protocol, code), (*self._labels, protocol, str(code)))
         _REQUESTS.counts.setdefault(labels, 0)
         return labels
 
-    def _status_of(self, view: str, status: str) -> Any:
-        found = self._looked_up.get((view, status))
-        return found or self._looked_up.setdefault((view, status), _LOOKED_UP.labels(*self._labels, view, status))
+    def _name_views(self, names: Names) -> None:
+        self._names, self._views = names, [[], []]
+        for view in names.views:
+            ages = _AGE.labels((*self._labels, view), _AGES)
+            for asked, views in zip(_ASKED, self._views, strict=True):
+                views.append(([(*self._labels, view, status, asked) for status in STATUSES], ages))
 
-    def _age_of(self, view: str) -> Buckets:
-        if view not in self._ages:
-            self._ages[view] = _AGE.labels((*self._labels, view), _AGES)
-        return self._ages[view]
+    def _count_ages(self, times: "np.ndarray", now: int) -> None:
+        known = times != NEVER
+        ages = (now - times) / 1e6
+        if not known.all():
+            for (_, buckets), row, which in zip(self._views[0], ages, known, strict=True):
+                buckets.observe(row[which])
+        elif ages.shape[1] <= _FEW:
+            for (_, buckets), few in zip(self._views[0], ages.tolist(), strict=True):
+                buckets.add_all(few)
+        else:
+            for (_, buckets), row in zip(self._views[0], ages, strict=True):
+                buckets.observe(row)
 
 
 def score_bounds(package: ModelPackage) -> list[float]:

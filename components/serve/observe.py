@@ -8,13 +8,14 @@ import os
 from asyncio import CancelledError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from random import Random
 from time import perf_counter, time
 from typing import TYPE_CHECKING
 
 from fti.common.inference_log import score_of
 from fti.common.masking import masked
 from fti.common.settings import Settings
-from fti.serve.inference_log import InferenceLog, open_log
+from fti.serve.inference_log import InferenceLog, Limits, open_log
 from fti.serve.inference_rows import Entry
 from fti.serve.logs import Limit
 from fti.serve.metrics import Protocol
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID_HEADER, UNIT_HEADER = "x-request-id", "x-fti-unit"
+REQUEST_ID_HEADER, UNIT_HEADER, VARIANT_HEADER = "x-request-id", "x-fti-unit", "x-variant"
+_NO_PREDICTIONS = frozenset({"features", "explain"})
 _TRACE_HEADERS = ("traceparent", "tracestate")
 _LONGEST_ID, _LONGEST_UNIT, _LONGEST_REASON, _LONGEST_PATH = 128, 256, 80, 200
 _HUNG_UP = 499  # as nginx calls it
+_chance = Random(os.urandom(32))  # noqa: S311  # ids are no secrets; asking the system for each takes 1 µs
 # So many lines in a minute are enough to see what is wrong, and too few to fill a disk.
 _REFUSALS, _FAILURES = 60, 600
 
@@ -70,6 +73,7 @@ class Observer:
             protocol,
             _text(headers.get(b"x-request-id")),
             _text(headers.get(b"x-fti-unit")),
+            asked=protocol in _NO_PREDICTIONS or b"x-variant" in headers,
         )
         if self.tracing is not None:
             carrier = {name: _text(headers.get(name.encode())) for name in _TRACE_HEADERS}
@@ -87,7 +91,11 @@ class Observer:
             method: Such as `inference.GRPCInferenceService/ModelInfer`.
         """
         observed = Observed(
-            self, "grpc", metadata.get(REQUEST_ID_HEADER, "") or request_id, metadata.get(UNIT_HEADER, "")
+            self,
+            "grpc",
+            metadata.get(REQUEST_ID_HEADER, "") or request_id,
+            metadata.get(UNIT_HEADER, ""),
+            asked=VARIANT_HEADER in metadata,
         )
         if self.tracing is not None:
             carrier = {name: metadata[name] for name in _TRACE_HEADERS if name in metadata}
@@ -105,6 +113,7 @@ class Observed:
         protocol: The protocol.
         request_id: As the caller gave it; one is made where it is empty or no name.
         unit: Whom the request is for, as the caller says.
+        asked: Whether the caller asked for this variant, for features or for an explanation: no rollout counts it.
 
     Attributes:
         request_id: The id, which goes back with the answer.
@@ -120,6 +129,7 @@ class Observed:
         "_protocol",
         "_started",
         "_unit",
+        "asked",
         "cause",
         "code",
         "reason",
@@ -127,12 +137,14 @@ class Observed:
         "span",
     )
 
-    def __init__(self, observer: Observer, protocol: Protocol, request_id: str, unit: str) -> None:
+    def __init__(
+        self, observer: Observer, protocol: Protocol, request_id: str, unit: str, *, asked: bool = False
+    ) -> None:
         self._started = perf_counter()
         self._observer, self._protocol = observer, protocol
         good = request_id and len(request_id) <= _LONGEST_ID and request_id.isascii() and request_id.isprintable()
-        self.request_id = request_id if good else os.urandom(16).hex()
-        self._unit = unit[:_LONGEST_UNIT]
+        self.request_id = request_id if good else f"{_chance.getrandbits(128):032x}"
+        self._unit, self.asked = unit[:_LONGEST_UNIT], asked
         self._prediction: tuple[Request, Answer] | None = None
         self.code, self.reason, self.cause = 0, "", ""
         self.span: Span | None = None
@@ -155,12 +167,13 @@ class Observed:
         observer, rows = self._observer, 0
         if code == 200 and self._prediction is not None:
             request, answer = self._prediction
-            rows, scores = request.rows, score_of(observer.signature, answer.scores)
-            observer.metrics.scored(scores)
+            rows = request.rows
+            observer.metrics.scored(answer.scores, asked=self.asked)
             if observer.inference_log is not None:
+                scores = score_of(observer.signature, answer.scores)
                 entry = Entry(self.request_id, time(), self._unit, self._protocol, request, answer, scores)
                 observer.inference_log.add(entry)
-        observer.metrics.answered(self._protocol, code, seconds, rows)
+        observer.metrics.answered(self._protocol, code, seconds, rows, asked=self.asked)
         if code >= 400 or observer.access_log:
             self._log(seconds, rows)
         if self.span is not None:
@@ -197,22 +210,19 @@ def _text(value: bytes | None) -> str:
 
 
 @contextmanager
-def observing(
-    model: "PackagedModel", settings: Settings, access_log: bool, rows: int, seconds: float
-) -> Iterator[Observer]:
+def observing(model: "PackagedModel", settings: Settings, access_log: bool, limits: Limits) -> Iterator[Observer]:
     """Observes a model within a `with` block, as the settings and OpenTelemetry's variables say.
 
     Args:
         model: The model.
         settings: Where the inference log lies, if anywhere.
         access_log: Whether answers are logged too.
-        rows: Of the inference log: so many wait at most to be written.
-        seconds: Of the inference log: no row waits longer.
+        limits: Of the inference log.
 
     Raises:
         ConfigError: The inference log cannot be written to where it shall lie.
     """
-    inference_log, tracing = open_log(model, settings, rows, seconds), open_tracing(model.name, model.revision)
+    inference_log, tracing = open_log(model, settings, limits), open_tracing(model.name, model.revision)
     try:
         yield Observer(model, access_log=access_log, inference_log=inference_log, tracing=tracing)
     finally:

@@ -65,7 +65,7 @@ def desired_services(
             where = manifest_path(name, settings)
             errors[name] = ServingError(f"{where} cannot be served: {error}", remedy="Mend it, or push again")
         else:
-            if service is not None:
+            if service is not None and not service.stopped:
                 services[name] = service
     return services, errors
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
 import uvloop
@@ -22,15 +23,16 @@ from fti.common.model_package import ModelPackage, load_package
 from fti.common.settings import Settings
 from fti.common.storage import local_copy
 from fti.serve.admission import Limits
+from fti.serve.at_once import AtOnce
 from fti.serve.explain import Explainer
 from fti.serve.features import FeatureLookup, OnStoreFailure
 from fti.serve.front import Front
 from fti.serve.grpc_server import LocalGrpcServer
+from fti.serve.inference_log import Limits as LogLimits
 from fti.serve.logs import configure
 from fti.serve.model import PackagedModel
 from fti.serve.observe import Observer, observing
 from fti.serve.repository import ModelControl, PackageRepository, ReadyDataPlane
-from fti.serve.whole_answers import WholeAnswers
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
         )
         rest.config.app, rest.config.host = Front(app, model, self._repository, self._observer), self._host
         rest.config.access_log = rest.config.proxy_headers = False
-        rest.config.http = WholeAnswers
+        rest.config.http = AtOnce
         self._rest_server = rest
         self.servers.append(rest.start())
         if self.enable_grpc:
@@ -141,11 +143,11 @@ def load_model(arguments: argparse.Namespace, settings: Settings) -> PackagedMod
 def main() -> None:
     """Serves one model package, as the arguments say."""
     arguments = _parser().parse_args()
-    configure(model=arguments.name, revision=arguments.revision)
+    configure(arguments.log_file, model=arguments.name, revision=arguments.revision)
     try:
         settings = Settings.from_env()
         model = load_model(arguments, settings)
-        configure(model=model.name, revision=model.revision)
+        configure(arguments.log_file, model=model.name, revision=model.revision)
         serve(model, arguments, settings)
     except FtiError as error:
         log.critical("%s: %s", type(error).__name__, error)
@@ -163,8 +165,8 @@ def serve(model: PackagedModel, arguments: argparse.Namespace, settings: Setting
         with verified_package(arguments.package, model.revision, settings) as package:
             model.load_package(package)
 
-    rows, seconds = arguments.inference_log_rows, arguments.inference_log_seconds
-    with observing(model, settings, arguments.access_log == "all", rows, seconds) as observer:
+    kept = LogLimits(arguments.inference_log_rows, arguments.inference_log_bytes, arguments.inference_log_seconds)
+    with observing(model, settings, arguments.access_log == "all", kept) as observer:
         gc.collect()
         gc.freeze()  # what is loaded stays: looking through it again and again would hold requests up
         PredictorServer(
@@ -217,6 +219,11 @@ def _parser() -> argparse.ArgumentParser:
         help="Which answers are logged: errors, or all. Default: errors.",
     )
     own.add_argument(
+        "--log_file",
+        type=Path,
+        help="The file that stdout and stderr are redirected to: once it is full, a new one is begun. Default: none.",
+    )
+    own.add_argument(
         "--inference_log_seconds",
         type=float,
         default=60.0,
@@ -227,6 +234,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=100_000,
         help="With FTI_INFERENCE_LOG: so many rows wait at most to be written; more are dropped. Default: 100000.",
+    )
+    own.add_argument(
+        "--inference_log_bytes",
+        type=int,
+        default=LogLimits.memory,
+        help="With FTI_INFERENCE_LOG: so many bytes the waiting rows take at most; more are dropped. Default: 128 MiB.",
     )
     own.add_argument(
         "--device",

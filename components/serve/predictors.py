@@ -11,10 +11,11 @@ from time import monotonic
 from fti.common.errors import ServingError
 from fti.common.inference_service import Revision
 from fti.common.settings import Settings
+from fti.serve.log_files import fresh_log
 from fti.serve.ports import HOST, Ports, is_listened_on
 from fti.serve.process import Child, stop_all, tail
 from fti.serve.protocol import REVISION_HEADER
-from fti.serve.unit import Unit, fresh_log
+from fti.serve.unit import Unit
 
 STOP_SECONDS = 12.0  # more than the predictor's own grace for requests in flight
 
@@ -84,10 +85,12 @@ class Predictors:
     def _new(self, service: str, revision: Revision) -> Predictor:
         port, grpc_port = self._ports.reserve(), self._ports.reserve()
         name = f"{service}-{revision.name}"
+        in_use = [predictor.unit.log for predictor in (*self._running.values(), *self._ending)]
+        log = fresh_log(self._settings, name, [self._settings.home / "logs" / "envoy.log", *in_use])
         unit = Unit(
             name=f"the predictor {name}",
-            argv=command(service, revision, port, grpc_port),
-            log=fresh_log(self._settings, name),
+            argv=[*command(service, revision, port, grpc_port), "--log_file", str(log)],
+            log=log,
             probe=lambda: answers(port, service, revision) and is_listened_on(grpc_port),
         )
         return Predictor(unit, port, grpc_port)

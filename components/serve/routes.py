@@ -24,6 +24,7 @@ from fti.serve.envoy import (
 from fti.serve.plan import Replica
 
 SERVICE_HEADER, VARIANT_HEADER, UNIT_HEADER = "x-fti-service", "x-variant", "x-fti-unit"
+BY_UNIT = "-by-unit"  # the end of the name of statistics: of a service's requests that name their unit
 
 _GRPC = r"/inference\.GRPCInferenceService/"
 # What would change a server (load, unload) has no route.
@@ -121,6 +122,8 @@ def _actions(group: list[Replica], clusters: Mapping[Replica, str], kind: Kind) 
     mirrored = {"request_mirror_policies": mirrors} if mirrors else {}
     weighted = [{"name": clusters[replica] + kind.suffix, "weight": replica.percent} for replica in group]
     split = {"weighted_clusters": {"clusters": weighted}, **mirrored, **options}
+    # Counted, so that a rollout knows of it: the requests of a unit are not independent.
+    counted = {} if ASKED in kind.suffix else {"stat_prefix": group[0].service + BY_UNIT}
     named_unit = {"name": UNIT_HEADER, "string_match": {"safe_regex": {"regex": ".+"}}}
     # The filter reads the unit from the body, adds the header, and has the route chosen again.
     unit = "" if kind.grpc else group[0].unit
@@ -128,7 +131,7 @@ def _actions(group: list[Replica], clusters: Mapping[Replica, str], kind: Kind) 
     return [
         *actions,
         ([{"name": VARIANT_HEADER, "present_match": True}], _not_found(refused, grpc=kind.grpc)),
-        ([named_unit], {"route": _sticky(split, group)}),
+        ([named_unit], {"route": _sticky(split, group), **counted}),
         ([], {"route": split, **column}),
     ]
 

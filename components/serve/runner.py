@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Event
 
-from fti.common.errors import BusyError
+from fti.common.errors import BusyError, ServingError
 from fti.common.settings import Settings
 from fti.serve.gateway import Gateway
 from fti.serve.kept import BAKE_SECONDS
@@ -46,7 +46,8 @@ def serve(
     with stopped_by_signals() as stop, _session(settings, names, port, bake_seconds) as (reconciler, gateway):
         if reconciler.wait_settled(stop):
             if not reconciler.served:
-                raise next(iter(reconciler.failures.values()))
+                stopped = ServingError("every service is stopped", remedy="Start one with `fti start NAME`")
+                raise next(iter(reconciler.failures.values()), stopped)
             for error in reconciler.failures.values():
                 log.warning("%s", error)
             if on_ready:

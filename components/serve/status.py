@@ -73,8 +73,8 @@ def read(settings: Settings) -> State:
         `pid` and `port` of the runner or None; and `services`: by name `desired` (variant to revision and percent),
         `actual` (url; `revisions`, by variant what `replica_state` says; and `kept`, the revision that takes over again
         should the stable one die, or None) or None, `in_sync`
-        (whether all that is desired runs and is ready), `failures` (why a variant cannot be served) and `error` where
-        a manifest cannot be read.
+        (whether all that is desired runs and is ready), `failures` (why a variant cannot be served), `stopped` where
+        it shall not run, and `error` where a manifest cannot be read.
     """
     state = read_state(settings) or {"pid": None, "port": None, "services": {}, "failures": {}}
     running: State = state["services"]
@@ -115,7 +115,8 @@ def _service(name: str, actual: State | None, settings: Settings) -> State:
         service = read_service(name, settings)
     except FtiError as error:
         return {"desired": {}, "actual": actual, "in_sync": False, "error": str(error)}
-    revisions = service.revisions() if service else {}
+    stopped = bool(service and service.stopped)
+    revisions = service.revisions() if service and not stopped else {}
     desired = {
         variant: {
             "revision": revision.name,
@@ -128,7 +129,8 @@ def _service(name: str, actual: State | None, settings: Settings) -> State:
     same = {
         variant: {key: of[key] for key in ("revision", "percent", "shadow")} for variant, of in found.items()
     } == desired
-    return {"desired": desired, "actual": actual, "in_sync": same and all(of["ready"] for of in found.values())}
+    in_sync = same and all(of["ready"] for of in found.values())
+    return {"desired": desired, "actual": actual, "in_sync": in_sync, **({"stopped": True} if stopped else {})}
 
 
 def _started(pid: int) -> str | None:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fti.common.errors import StorageError
-from fti.common.settings import Settings
 from fti.serve.process import Child
 
 log = logging.getLogger(__name__)
@@ -76,18 +74,3 @@ class Unit:
         self.child, self.ready, self._start_at = None, False, now + self._delay
         self._delay = min(2 * self._delay, _LONGEST_DELAY)
         self.restarts += 1
-
-
-def fresh_log(settings: Settings, name: str) -> Path:
-    """An empty log for a unit.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
-    path = settings.home / "logs" / f"{name}.log"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    except OSError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free disk space") from error
-    return path

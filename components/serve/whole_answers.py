@@ -25,6 +25,13 @@ class _Joined:
         self._transport, self._loop = transport, loop
         self._parts: list[bytes] = []
 
+    def write_whole(self, answer: bytes) -> None:
+        """Writes all of an answer, after what was written before."""
+        if self._parts:
+            self._parts.append(answer)
+        else:
+            self._transport.write(answer)
+
     def write(self, data: bytes) -> None:
         if not self._parts:
             self._loop.call_soon(self._flush)

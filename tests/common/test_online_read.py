@@ -1,5 +1,6 @@
 """Reading online features: as Feast's own reader does, only faster; and TTL and policies as they are declared."""
 
+import asyncio
 import math
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from fti.common.online.keys import entity_keys
 from fti.common.online.plan import make_plan
 from fti.common.online.reader import OnlineReader, open_reader
 from fti.common.online.values import NUMBERS, numbers, objects, times
+from fti.common.online.vectors import Vectors
 from tests.common.online import NOW, SQLITE, apply_shop, open_shop, put, redis_store, reference
 from tests.servers import redis_server
 
@@ -25,6 +27,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INT32, INT64 = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)
 SECONDS = st.integers(-(10**9), 4 * 10**9)
+FEW_OR_MANY = st.sampled_from([1, 70])  # few values are decoded by a loop, many by NumPy
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
@@ -96,6 +99,8 @@ def test_it_reads_what_feast_reads(store: Any, rows: list[Any], asked: list[Any]
         known = found.known_at[name.split("__")[0]]
         assert np.where(np.isnat(known), 0, known.astype("M8[s]").astype(np.int64)).tolist() == stamps, name
     check_feast_source(store, reader, entities)
+    if reader.on_loop:
+        check_same(found, asyncio.run(reader.aread(entities)))
     for view, status in found.status.items():
         valued = [
             any(value is not None for value in row)
@@ -109,10 +114,14 @@ def check_feast_source(store: Any, reader: OnlineReader, entities: dict[str, lis
     """What any other store of Feast's gives, through Feast's own reader: the same."""
     plan = make_plan(store, store.get_feature_service("all_v1"))
     source = FeastSource(store, store.get_feature_service("all_v1"), plan)
-    direct, through = reader.read(entities), OnlineReader(plan, source, lambda: NOW).read(entities)
+    check_same(reader.read(entities), OnlineReader(plan, source, lambda: NOW).read(entities))
+
+
+def check_same(one: Vectors, other: Vectors) -> None:
     for part in ("columns", "status", "known_at"):
-        for name, column in getattr(direct, part).items():
-            np.testing.assert_array_equal(column, getattr(through, part)[name], err_msg=name)
+        assert getattr(one, part).keys() == getattr(other, part).keys()
+        for name, column in getattr(one, part).items():
+            np.testing.assert_array_equal(column, getattr(other, part)[name], err_msg=name)
 
 
 @given(st.lists(st.tuples(INT64, TEXT, INT32, st.binary(max_size=9), SECONDS)))
@@ -162,7 +171,7 @@ def test_values_are_decoded_as_by_protobuf(data: st.DataObject, kind: str) -> No
     from feast.protos.feast.types.Value_pb2 import Value
 
     field, strategy = FIELDS[kind]
-    wanted = data.draw(st.lists(nullable(strategy), max_size=20))
+    wanted = data.draw(st.lists(nullable(strategy), max_size=20)) * data.draw(FEW_OR_MANY)
     stored = [None if value is None else Value(**{field: value}).SerializeToString() for value in wanted]
     decoded = (numbers if kind in NUMBERS else objects)(kind, stored)
     assert same(decoded, wanted)
@@ -178,16 +187,18 @@ def test_a_value_of_another_type_is_never_taken_for_a_number(data: st.DataObject
     if family.get(kind, kind) == family.get(other, other):
         return
     good = [Value(**{FIELDS[kind][0]: value}) for value in data.draw(st.lists(FIELDS[kind][1], max_size=5))]
+    good *= data.draw(FEW_OR_MANY)
     bad = Value(**{FIELDS[other][0]: data.draw(FIELDS[other][1])})
     mixed = data.draw(st.permutations([*good, bad]))
     with pytest.raises(FeatureStoreError, match=f"of type {family.get(other, other)}|of type {other}"):
         (numbers if kind in NUMBERS else objects)(kind, [value.SerializeToString() for value in mixed])
 
 
-@given(st.lists(nullable(st.tuples(SECONDS, st.integers(0, 999_999_999)))))
-def test_event_times_are_decoded_as_by_protobuf(stamps: list[tuple[int, int] | None]) -> None:
+@given(st.lists(nullable(st.tuples(SECONDS, st.integers(0, 999_999_999))), max_size=20), FEW_OR_MANY)
+def test_event_times_are_decoded_as_by_protobuf(stamps: list[tuple[int, int] | None], times_over: int) -> None:
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    stamps = stamps * times_over
     stored = [
         None if stamp is None else Timestamp(seconds=stamp[0], nanos=stamp[1]).SerializeToString() for stamp in stamps
     ]

@@ -101,6 +101,19 @@ def test_kserve_that_cannot_split(api: ApiServer) -> None:
     assert "steps push in standard mode" in warning.text
 
 
+def test_how_a_cluster_that_is_asked_splits_traffic(api: ApiServer) -> None:
+    api.objects["configmaps", "fti", "fti-settings"]["data"]["FTI_SERVING"] = "cluster"
+    config = api.objects["configmaps", "kserve", "inferenceservice-config"]["data"]
+    config["router"] = json.dumps({"image": "kserve/router:v0.21.0"})
+    (traffic,) = (finding for finding in found("cluster") if finding.name == "traffic")
+    assert (traffic.status, traffic.text) == (
+        "ok", "new services are split by KServe's routes (standard), as the cluster says"
+    )  # fmt: skip
+    config["router"] = json.dumps({"image": "kserve/router:latest"})
+    (missing,) = (finding for finding in found("cluster") if finding.status == "missing")
+    assert "do not tell its version" in missing.text and "FTI_SERVING=standard" in missing.remedy
+
+
 def test_kserve_without_the_gateway_api(api: ApiServer) -> None:
     config = api.objects["configmaps", "kserve", "inferenceservice-config"]
     config["data"]["ingress"] = json.dumps({"enableGatewayApi": False})
@@ -112,7 +125,40 @@ def test_kserve_without_the_gateway_api(api: ApiServer) -> None:
 def test_every_right_that_is_missing_is_named(api: ApiServer, right: tuple[str, str]) -> None:
     api.forbidden = {right}
     (missing,) = (finding for finding in found() if finding.status == "missing")
-    assert missing.text == f"you may not {' '.join(right)}" and "manifests/base/rights.yaml" in missing.remedy
+    assert missing.text == f"fti-pipelines may not {' '.join(right)}"
+    assert "manifests/base/rights.yaml" in missing.remedy
+
+
+REVIEWS = ("create", "localsubjectaccessreviews.authorization.k8s.io")
+
+
+def test_rights_are_those_of_the_accounts_and_not_of_who_asks(api: ApiServer) -> None:
+    """The one who asks may do everything; the account only what the Roles of the manifests say."""
+    settings = Settings.from_env()
+    texts = [each.text for each in check_cluster(settings, KubernetesApi.connect("fti"), "default-editor")]
+    assert any(text.startswith("default-editor may not create workflowtaskresults.argoproj.io") for text in texts)
+    binding = api.objects["rolebindings.rbac.authorization.k8s.io", "fti", "fti-deployer"]
+    binding["subjects"] = [{"kind": "ServiceAccount", "name": "fti-predictor"}]
+    rights = {each.status: each.text for each in found() if each.name == "rights"}
+    lacking = {f"{verb} {resource}" for verb, resource in RIGHTS}
+    assert rights["missing"].startswith("fti-pipelines may not ")
+    assert set(rights["missing"].removeprefix("fti-pipelines may not ").split(", ")) == lacking
+    assert rights["warning"].startswith("fti-predictor may list pods, patch inferenceservices")
+    result = CliRunner().invoke(doctor_command, ["--service-account", "pipeline-runner"])
+    assert result.exit_code == 1 and "pipeline-runner may not" in result.output
+    assert "service account: pipeline-runner does not exist" in result.output
+
+
+def test_who_may_not_ask_for_others_is_told_of_themselves(api: ApiServer) -> None:
+    api.forbidden = {REVIEWS}
+    (warning,) = (finding for finding in found() if finding.status != "ok")
+    assert warning.status == "warning" and "you may not ask whether fti-pipelines has" in warning.text
+    api.forbidden |= {("patch", "inferenceservices.serving.kserve.io")}
+    (missing,) = (finding for finding in found() if finding.status != "ok")
+    assert missing.text == "you may not patch inferenceservices.serving.kserve.io"
+    api.user = "system:serviceaccount:fti:fti-pipelines"  # a step, which need not ask for others
+    (missing,) = (finding for finding in found() if finding.status != "ok")
+    assert missing.text == "fti-pipelines may not patch inferenceservices.serving.kserve.io"
 
 
 def test_what_may_not_be_seen_is_unknown_and_the_rest_goes_on(api: ApiServer) -> None:
@@ -120,6 +166,15 @@ def test_what_may_not_be_seen_is_unknown_and_the_rest_goes_on(api: ApiServer) ->
     statuses = {finding.name: finding.status for finding in found()}
     assert {name for name, status in statuses.items() if status == "unknown"} == {"KServe", "secrets", "GPUs"}
     assert statuses["runtime"] == "ok"
+    (secrets,) = (finding for finding in found() if finding.name == "secrets")
+    assert secrets.text == "you may not see it: the right to get secrets is missing"
+    assert "administrator" in secrets.remedy and "rights.yaml" not in secrets.remedy  # which grants no such thing
+
+
+def test_models_on_a_pods_own_disk(api: ApiServer) -> None:
+    api.objects["configmaps", "fti", "fti-settings"]["data"]["FTI_MODELS_URI"] = "/tmp/fti/models"
+    (missing,) = (finding for finding in found() if finding.status == "missing")
+    assert "which no other pod can read" in missing.text and "s3://" in missing.remedy
 
 
 def test_placeholders_and_missing_keys(api: ApiServer) -> None:

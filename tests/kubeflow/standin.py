@@ -96,6 +96,8 @@ class Kubeflow:
     def answer(self, asked: Operation, values: tuple[str, ...], query: dict[str, str], body: Any) -> dict[str, Any]:
         """Carries out a request."""
         namespace = query.get("namespace") or (body.get("namespace", "") if isinstance(body, dict) else "")
+        if namespace and not self.many_users:
+            raise Refused(400, "In single-user mode, no request may name a namespace")
         if namespace in self.forbidden:
             upload = asked.name.startswith("upload")
             raise Refused(403, f"{self.asking} is not authorized in namespace {namespace}", upload=upload)

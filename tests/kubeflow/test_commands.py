@@ -55,6 +55,22 @@ def test_a_run_on_a_cluster(cluster: Kubeflow) -> None:
     }  # fmt: skip
 
 
+def test_kubeflow_without_profiles(cluster: Kubeflow) -> None:
+    """It serves one user, refuses requests that name a namespace, and asks nobody who they are."""
+    own = {"FTI_KFP_NAMESPACE": "kubeflow"}  # as a pod of Kubeflow's own namespace has it
+    assert "uploaded" in fti(cluster, "upload", "deployment", **own)
+    cluster.script = [look("SUCCEEDED", task("push", "SUCCEEDED", "pod-1"))]
+    account = ("--service-account", "pipeline-runner")
+    assert "The run ended well" in fti(cluster, "run", "deployment", "--cluster", *ARGUMENTS, *account, **own)
+    assert cluster.runs[0]["service_account"] == "pipeline-runner"
+    create = ("schedule", "create", "deployment", "--name", "nightly", "--cron", "0 3 * * *", *ARGUMENTS)
+    assert "nightly starts fti-deployment" in fti(cluster, *create, **own)
+    assert "nightly" in fti(cluster, "schedule", "list", **own)
+    fti(cluster, "schedule", "delete", "nightly", **own)
+    assert not cluster.recurring
+    assert not any("namespace" in each for of in (cluster.pipelines, cluster.experiments) for each in of)
+
+
 def test_a_run_that_fails_fails_the_command(cluster: Kubeflow) -> None:
     cluster.script, cluster.logs = [FAILED], {"pod-2": LOG}
     text = fti(cluster, "run", "deployment", "--cluster", *ARGUMENTS, "--namespace", "mine", code=1)

@@ -84,7 +84,7 @@ def test_a_name_too_long_is_refused(api: Api, shouting: str) -> None:
 
 
 def test_a_namespace_without_rights(cluster: Kubeflow, shouting: str) -> None:
-    cluster.forbidden = {"team-b"}
+    cluster.many_users, cluster.forbidden = True, {"team-b"}
     said = r"forbids .*\(403\): \*\*\* is not authorized.*kubeflow-pipelines-edit bound to you in the namespace team-b"
     with (
         Api(Connection(cluster.url, cluster.url, namespace="team-b", token="T0KEN")) as api,

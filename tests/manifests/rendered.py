@@ -11,6 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2] / "manifests"
 OVERLAYS = ("minio", "seaweedfs", "s3", "gcs")
+ELSEWHERE = {"profile": "team", "single-user": "kubeflow"}  # overlays for a namespace that is there already
 Object = dict[str, Any]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 import yaml
 
 from fti.common.inference_service import MODEL_FORMAT, Revision, Service, render
-from fti.common.inference_service.cluster import SERVICE_ACCOUNT
+from fti.common.inference_service.single import SERVICE_ACCOUNT
 from fti.common.kubernetes_api import merge_patch
-from tests.manifests.rendered import OVERLAYS, ROOT, Object, named, of_kind, overlay, pod_specs, rendered
+from tests.manifests.rendered import ELSEWHERE, OVERLAYS, ROOT, Object, named, of_kind, overlay, pod_specs, rendered
 from tests.manifests.schemas import validator
 from tests.push.api_server import merged
 
@@ -35,11 +36,11 @@ def containers(spec: Object) -> list[Object]:
     return [*(spec.get("initContainers") or []), *spec["containers"]]
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, *ELSEWHERE, "cluster"])
 def test_every_object_is_valid(name: str) -> None:
     import kubernetes_validate
 
-    for each in overlay(name) + rendered(ROOT / "cluster"):
+    for each in rendered(ROOT / "cluster") if name == "cluster" else overlay(name):
         if each["kind"] in CUSTOM:
             check = validator(*CUSTOM[each["kind"]])
             if check:
@@ -60,7 +61,7 @@ def test_the_kinds_without_a_schema_have_the_shape_that_their_projects_document(
     policy = istio()["spec"]
     assert policy.keys() == {"selector", "action", "rules"} and policy["action"] == "ALLOW"
     for rule in policy["rules"]:
-        assert rule["to"] and all(path != "*" for to in rule["to"] for path in to["operator"]["paths"])
+        assert rule["to"] and all(path != "*" for to in rule["to"] for path in to["operation"]["paths"])
 
 
 def test_all_lies_in_the_namespace_and_pods_there_are_restricted(objects: list[Object]) -> None:
@@ -68,6 +69,67 @@ def test_all_lies_in_the_namespace_and_pods_there_are_restricted(objects: list[O
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     others = [each for each in objects if each["kind"] != "Namespace"]
     assert {each["metadata"]["namespace"] for each in others} == {namespace["metadata"]["name"]}
+
+
+def bound_accounts(objects: list[Object]) -> dict[str, set[tuple[str, str]]]:
+    """RoleBinding -> (namespace, name) of the accounts that it binds."""
+    return {
+        each["metadata"]["name"]: {(subject.get("namespace", ""), subject["name"]) for subject in each["subjects"]}
+        for each in of_kind(objects, "RoleBinding")
+    }
+
+
+def test_accounts_are_bound_in_their_namespace(objects: list[Object]) -> None:
+    """An API server refuses a binding of an account without a namespace; its published schema does not say so."""
+    bound = bound_accounts(objects)
+    assert bound["fti-deployer"] == {("fti", "fti-pipelines"), ("fti", "default-editor")}
+    assert bound["fti-steps"] == {("fti", "fti-pipelines")}
+
+
+@pytest.mark.parametrize(("name", "namespace"), ELSEWHERE.items())
+def test_a_namespace_that_is_there_already_is_left_alone(name: str, namespace: str) -> None:
+    """What is Kubeflow's own is never applied: the namespace, and the account as which it runs steps."""
+    objects, account = overlay(name), {"profile": "default-editor", "single-user": "pipeline-runner"}[name]
+    assert not of_kind(objects, "Namespace")
+    assert {each["metadata"]["namespace"] for each in objects} == {namespace}
+    accounts = {each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")}
+    assert accounts == {"fti-pipelines", "fti-predictor", "fti-stores"}
+    assert bound_accounts(objects)["fti-deployer"] == {(namespace, "fti-pipelines"), (namespace, account)}
+    same = {(each["kind"], each["metadata"]["name"]) for each in overlay("seaweedfs")} - {("Namespace", "fti")}
+    assert {(each["kind"], each["metadata"]["name"]) for each in objects} == same
+
+
+def with_component(folder: Path, base: str, component: str, *, last: bool) -> list[Object]:
+    """An overlay as somebody makes it who adds a component to a copy."""
+    import shutil
+
+    shutil.copytree(ROOT, folder / "manifests")
+    file = folder / "manifests" / "overlays" / base / "kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    kustomization["components"].insert(99 if last else 0, f"../../components/{component}")
+    file.write_text(yaml.safe_dump(kustomization))
+    return rendered(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("base", "principals"),
+    [
+        ("minio", ["cluster.local/ns/fti/sa/fti-pipelines", "cluster.local/ns/fti/sa/default-editor"]),
+        ("single-user", ["cluster.local/ns/kubeflow/sa/fti-pipelines", "cluster.local/ns/kubeflow/sa/pipeline-runner"]),
+    ],
+)
+def test_in_a_mesh_the_accounts_of_steps_may_try_a_model(tmp_path: Path, base: str, principals: list[str]) -> None:
+    """The policy's principals are the accounts that rights.yaml binds: push runs as one of them."""
+    objects = with_component(tmp_path, base, "istio", last=False)
+    rules = named(objects, "AuthorizationPolicy", "fti-predictors")["spec"]["rules"]
+    (rule,) = (each for each in rules if "principals" in each["from"][0]["source"])
+    assert rule["from"][0]["source"]["principals"] == principals
+    assert {tuple(each.split("/")[2::2]) for each in principals} == bound_accounts(objects)["fti-deployer"]
+    paths = rule["to"][0]["operation"]["paths"]
+    assert any(fnmatch("/v1/models/late:predict", path) for path in paths)
+    istiod = {"protocol": "TCP", "port": 15012}  # without it a sidecar never becomes ready
+    for name in ("predictors-to-istiod", "steps-to-istiod"):
+        assert named(objects, "NetworkPolicy", name)["spec"]["egress"][0]["ports"] == [istiod]
 
 
 def test_every_pod_meets_pod_security_restricted(objects: list[Object]) -> None:
@@ -232,8 +294,22 @@ def test_the_role_holds_the_rights_that_the_code_uses_and_no_more(objects: list[
     assert granted == RIGHTS
 
 
-def test_each_rule_says_who_needs_it() -> None:
-    lines = (ROOT / "base" / "rights.yaml").read_text().splitlines()
+def test_whoever_asks_the_cluster_may_read_how_kserve_splits() -> None:
+    from fti.doctor.rights import KSERVE_RIGHTS
+
+    objects = rendered(ROOT / "cluster")
+    rules = named(objects, "Role", "fti-kserve-reader")["rules"]
+    found = {(verb, rule["resources"][0], rule["apiGroups"][0]) for rule in rules for verb in rule["verbs"]}
+    assert {(verb, f"{kind}.{group}" if group else kind) for verb, kind, group in found} == KSERVE_RIGHTS
+    binding = named(objects, "RoleBinding", "fti-kserve-reader")
+    assert binding["metadata"]["namespace"] == "kserve"
+    deployers = named(overlay("minio"), "RoleBinding", "fti-deployer")["subjects"]
+    assert {each["name"] for each in binding["subjects"]} >= {each["name"] for each in deployers}
+
+
+@pytest.mark.parametrize("folder", ["base", "cluster"])
+def test_each_rule_says_who_needs_it(folder: str) -> None:
+    lines = (ROOT / folder / "rights.yaml").read_text().splitlines()
     for number, line in enumerate(lines):
         if line.strip().startswith("- apiGroups"):
             assert lines[number - 1].strip().startswith("#")
@@ -281,8 +357,6 @@ def test_monitors_and_budgets_select_what_kserve_makes(objects: list[Object]) ->
         assert selects(named(objects, kind, name)["spec"]["selector"], labels)
     policy = istio()["spec"]
     assert selects(policy["selector"], labels)
-    account = policy["rules"][1]["from"][0]["source"]["principals"][0].split("/")
-    assert named(objects, "ServiceAccount", account[-1])["metadata"]["namespace"] == account[2]
 
 
 def test_the_dashboard_asks_only_for_metrics_and_labels_that_exist() -> None:
@@ -370,3 +444,15 @@ def test_a_wrong_field_is_found() -> None:
         runtime["spec"]["containers"][0]["imagee"] = "x"
         with pytest.raises(jsonschema.ValidationError):
             check.validate(runtime)
+
+
+def test_knative_mode_takes_one_port_and_is_measured_by_its_pods(tmp_path: Path) -> None:
+    objects = with_component(tmp_path, "minio", "knative", last=True)
+    assert named(objects, "ConfigMap", "fti-settings")["data"]["FTI_SERVING"] == "knative"
+    for name in ("fti-predictor", "fti-predictor-gpu"):
+        (container,) = named(objects, "ServingRuntime", name)["spec"]["containers"]
+        assert container["ports"] == [{"containerPort": 8080, "protocol": "TCP"}]
+    assert not of_kind(objects, "ServiceMonitor")
+    monitor = named(objects, "PodMonitor", "fti-predictors")["spec"]
+    assert selects(monitor["selector"], STANDARD["metadata"]["labels"])
+    assert monitor["podMetricsEndpoints"][0]["portNumber"] == 8080

@@ -41,10 +41,25 @@ KINDS = {
     "httproutes.gateway.networking.k8s.io": "HTTPRoute",
     "gateways.gateway.networking.k8s.io": "Gateway",
     "inferenceservices.serving.kserve.io": "InferenceService",
+    "inferencegraphs.serving.kserve.io": "InferenceGraph",
+    "services.serving.knative.dev": "Service",
     "servingruntimes.serving.kserve.io": "ServingRuntime",
     "customresourcedefinitions.apiextensions.k8s.io": "CustomResourceDefinition",
     "selfsubjectaccessreviews.authorization.k8s.io": "SelfSubjectAccessReview",
+    "localsubjectaccessreviews.authorization.k8s.io": "LocalSubjectAccessReview",
+    "selfsubjectreviews.authentication.k8s.io": "SelfSubjectReview",
+    "roles.rbac.authorization.k8s.io": "Role",
+    "rolebindings.rbac.authorization.k8s.io": "RoleBinding",
 }
+
+
+_SCHEMAS = {
+    "inferenceservices.serving.kserve.io": ("serving.kserve.io_inferenceservices", "v1beta1"),
+    "inferencegraphs.serving.kserve.io": ("serving.kserve.io_inferencegraphs", "v1alpha1"),
+    "httproutes.gateway.networking.k8s.io": ("gateway.networking.k8s.io_httproutes", "v1"),
+}
+_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", type(None): "null"}
+_GROUP_VERSION = re.compile(r"/apis/(?P<group>[^/]+)/(?P<version>[^/]+)")
 
 
 class ApiError(Exception):
@@ -65,18 +80,22 @@ class ApiServer:
         objects: (resource, namespace, name) to object.
         forbidden: (verb, resource) that nobody may.
         absent: Resources that the cluster does not know.
+        canary_field: Whether the published schema of InferenceServices has spec.canary.
         faults: Answers to give next instead, by status code; 0 cuts the connection.
         before: Called before each request with (verb, resource, name); may change objects.
+        user: Who asks.
         admit: Called with an object to be written; may raise ApiError.
     """
 
     objects: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
+    canary_field: bool = True
     faults: list[int] = field(default_factory=list)
     before: Callable[[str, str, str], None] = lambda *_: None
     admit: Callable[[str, dict[str, Any]], None] = lambda *_: None
     requests: list[tuple[str, str]] = field(default_factory=list)
+    user: str = "admin"
     url: str = ""
     lock: Any = field(default_factory=threading.RLock)
     _version: int = 0
@@ -87,6 +106,8 @@ class ApiServer:
             key = (resource, namespace, body["metadata"]["name"])
             old = self.objects.get(key)
             new = copy.deepcopy(body)
+            if old and "status" in old:
+                new.setdefault("status", copy.deepcopy(old["status"]))
             self._version += 1
             metadata = new["metadata"]
             metadata["resourceVersion"] = str(self._version)
@@ -103,10 +124,19 @@ class ApiServer:
         with self.lock:
             if path == "/version":
                 return 200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
+            if path == "/openapi/v3/apis/serving.kserve.io/v1beta1":
+                return 200, self._openapi()
+            if group_version := _GROUP_VERSION.fullmatch(path):
+                return self._discovery(group_version["group"], group_version["version"])
             match = _PATH.fullmatch(path)
             group = (match["group"] or "") if match else ""
             resource = f"{match['plural']}.{group}" if match and group else (match["plural"] if match else "")
-            if not match or resource not in KINDS or resource in self.absent:
+            unknown = resource not in KINDS or resource in self.absent
+            if (
+                not match
+                or unknown
+                or match["version"] not in {None, _SCHEMAS.get(resource, ("", match["version"]))[1]}
+            ):
                 return 404, "404 page not found\n"
             namespace, name = match["namespace"] or "", match["name"] or ""
             verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method) or ("get" if name else "list")
@@ -116,8 +146,11 @@ class ApiServer:
                 who = "system:serviceaccount:flights:nobody"
                 where = f'in API group "{group}" in the namespace "{namespace}"'
                 what = f'User "{who}" cannot {verb} resource "{match["plural"]}" {where}'
-                raise ApiError(403, "Forbidden", f'{resource} "{name}" is forbidden: {what}')
-            if resource.startswith("selfsubjectaccessreviews"):
+                of = f'{resource} "{name}"' if name else resource
+                raise ApiError(403, "Forbidden", f"{of} is forbidden: {what}")
+            if resource.startswith("selfsubjectreviews"):
+                return 201, {**body, "status": {"userInfo": {"username": self.user}}}
+            if resource.endswith("subjectaccessreviews.authorization.k8s.io"):
                 return 201, self._review(body)
             return self._object(verb, resource, namespace, name, query, body)
 
@@ -140,10 +173,10 @@ class ApiServer:
                     404, "NotFound", f'namespaces "{namespace}" not found', name=namespace, kind="namespaces"
                 )
             name = body["metadata"]["name"]
-            if (resource, namespace, name) in self.objects:
-                raise ApiError(409, "AlreadyExists", f'{resource} "{name}" already exists', name=name)
             body = {key: value for key, value in body.items() if key != "status"}
             self._validate(resource, body, query)
+            if (resource, namespace, name) in self.objects:
+                raise ApiError(409, "AlreadyExists", f'{resource} "{name}" already exists', name=name)
             return 201, self.put(resource, namespace, body)
         found = self.objects.get((resource, namespace, name))
         if found is None:
@@ -172,21 +205,77 @@ class ApiServer:
         return self.put(resource, namespace, after)
 
     def _validate(self, resource: str, body: dict[str, Any], query: dict[str, str]) -> None:
-        if resource != "inferenceservices.serving.kserve.io":
+        if resource not in _SCHEMAS:
             return
-        check = validator("serving.kserve.io_inferenceservices", "v1beta1")
-        for error in check.iter_errors(body) if check else ():
+        check = validator(*_SCHEMAS[resource])
+        for error in list(check.iter_errors(body)) if check else ():
             where = ".".join(str(part) for part in error.absolute_path)
-            if error.validator == "additionalProperties" and query.get("fieldValidation") == "Strict":
+            if error.validator == "additionalProperties":
                 unknown = re.findall(r"'([^']+)'", error.message)[0]
-                raise ApiError(400, "BadRequest", f'strict decoding error: unknown field "{where}.{unknown}"')
-            raise ApiError(422, "Invalid", f"{body['kind']} is invalid: {where}: {error.message[:200]}")
+                if query.get("fieldValidation") == "Strict":
+                    raise unknown_field(body, f"{where}.{unknown}")
+                error.instance.pop(unknown)  # dropped, with a warning
+                continue
+            group, name = body["apiVersion"].partition("/")[0], body["metadata"]["name"]
+            why = error.message[:200]
+            if error.validator == "type":
+                got = _JSON_TYPES.get(type(error.instance), "object")
+                why = f'Invalid value: "{got}": {where} in body must be of type {error.validator_value}: "{got}"'
+            raise ApiError(422, "Invalid", f'{body["kind"]}.{group} "{name}" is invalid: {where}: {why}')
         self.admit(resource, body)
+
+    def _discovery(self, group: str, version: str) -> tuple[int, Any]:
+        """The resources of a group, which every account may list."""
+        known = [each for each in KINDS.keys() - self.absent if each.partition(".")[2] == group]
+        if not known:
+            return 404, "404 page not found\n"
+        resources = [{"name": each.partition(".")[0], "kind": KINDS[each], "namespaced": True} for each in known]
+        return 200, {"kind": "APIResourceList", "groupVersion": f"{group}/{version}", "resources": resources}
+
+    def _openapi(self) -> dict[str, Any]:
+        """The published schema, as far as anybody here looks at it."""
+        of = {"group": "serving.kserve.io", "version": "v1beta1", "kind": "InferenceService"}
+        spec = {"properties": {"predictor": {}, **({"canary": {}} if self.canary_field else {})}}
+        schema = {"properties": {"spec": spec, "status": {}}, "x-kubernetes-group-version-kind": [of]}
+        other = {"properties": {}, "x-kubernetes-group-version-kind": [{**of, "kind": "InferenceServiceList"}]}
+        return {"openapi": "3.0.0", "components": {"schemas": {"a.List": other, "a.Service": schema, "b": {}}}}
 
     def _review(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = body["spec"]["resourceAttributes"]
         resource = f"{asked['resource']}.{asked['group']}" if asked.get("group") else asked["resource"]
-        return {**body, "status": {"allowed": (asked["verb"], resource) not in self.forbidden}}
+        allowed = (asked["verb"], resource) not in self.forbidden
+        if body["kind"] == "LocalSubjectAccessReview":
+            allowed = allowed and self._bound(body["spec"]["user"], asked)
+        return {**body, "status": {"allowed": allowed}}
+
+    def _bound(self, user: str, asked: dict[str, Any]) -> bool:
+        """Whether a Role of the namespace that is bound to a service account allows something (RBAC)."""
+        namespace = asked["namespace"]
+        for (of, where, _), binding in self.objects.items():
+            if of != "rolebindings.rbac.authorization.k8s.io" or where != namespace:
+                continue
+            names = {f"system:serviceaccount:{s.get('namespace', where)}:{s['name']}" for s in binding["subjects"]}
+            role = self.objects["roles.rbac.authorization.k8s.io", where, binding["roleRef"]["name"]]
+            if user in names and any(_allows(rule, asked) for rule in role["rules"]):
+                return True
+        return False
+
+
+def unknown_field(body: dict[str, Any], where: str) -> ApiError:
+    """What strict validation says: of an object that is created, or, with all of it, of one that is patched."""
+    error, kind = f'strict decoding error: unknown field "{where}"', body["kind"]
+    if "uid" in body["metadata"]:
+        return ApiError(
+            422, "Invalid", f' "" is invalid: patch: Invalid value: {json.dumps(json.dumps(body))}: {error}'
+        )
+    version = body["apiVersion"].rpartition("/")[2]
+    return ApiError(400, "BadRequest", f'{kind} in version "{version}" cannot be handled as a {kind}: {error}')
+
+
+def _allows(rule: dict[str, Any], asked: dict[str, Any]) -> bool:
+    wanted = (("apiGroups", "group"), ("resources", "resource"), ("verbs", "verb"))
+    names = rule.get("resourceNames")
+    return all(asked[of] in rule[field] for field, of in wanted) and (not names or asked["name"] in names)
 
 
 def merged(target: Any, patch: Any) -> Any:

@@ -10,9 +10,12 @@ from math import ceil
 from typing import Any
 
 from tests.push.api_server import ApiError, ApiServer
+from tests.push.fronts import Fronts
 
 ISVC = "inferenceservices.serving.kserve.io"
 ROUTES = "httproutes.gateway.networking.k8s.io"
+GRAPHS = "inferencegraphs.serving.kserve.io"
+STOP = "serving.kserve.io/stop"
 Isvc = dict[str, Any]
 
 
@@ -23,7 +26,8 @@ class KServe:
     Attributes:
         api: The API server.
         namespace: The namespace.
-        broken: Revisions (12 digits) whose pods never become ready, and what their pods say.
+        broken: Revisions (12 digits) whose pods never become ready, and what their pods say; or, where none comes to
+            be, what their Deployment says (`conditions_of_deployment`) or KServe (`failure`).
         late_routes: Looks for which weights and percents stay as they were.
         gateway_api: Whether it makes HTTPRoutes.
         history: Revision to share in percent, each time that it changed.
@@ -36,9 +40,11 @@ class KServe:
     gateway_api: bool = True
     history: list[dict[str, int]] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
-    _serves: dict[str, str] = field(default_factory=dict)  # Deployment to the model of its pods that are ready
+    stops: bool = True  # whether it knows the annotation that stops a service
+    serves: dict[str, str] = field(default_factory=dict)  # Deployment to the model of its pods that are ready
     _looks: dict[str, int] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
+    _revisions: dict[str, dict[str, Isvc]] = field(default_factory=dict)  # of Knative, by service
 
     def install(self) -> None:
         self.api.before, self.api.admit = self.on_request, self.check
@@ -50,9 +56,16 @@ class KServe:
                 self._forget(name)
                 return
             self.reconcile(copy.deepcopy(found))
+        self.fronts.on_request(verb, resource, name)
+
+    def __post_init__(self) -> None:
+        self.fronts = Fronts(self)
 
     def check(self, resource: str, isvc: Isvc) -> None:
         """What the validating webhook refuses."""
+        if resource != ISVC:
+            self.fronts.check(resource, isvc)
+            return
         spec, mode = isvc["spec"], isvc["metadata"]["annotations"]["serving.kserve.io/deploymentMode"]
         old = self.api.objects.get((ISVC, self.namespace, isvc["metadata"]["name"]))
         if old and old["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] != mode:
@@ -77,12 +90,23 @@ class KServe:
             self._seen[name], self._looks[name] = isvc["metadata"]["generation"], 0
         self._looks[name] += 1
         before = copy.deepcopy(isvc)
-        if isvc["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard":
+        if self.stops and isvc["metadata"]["annotations"].get(STOP) == "true":
+            self._stopped(isvc, self._looks[name])
+        elif isvc["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard":
             self._standard(isvc, self._looks[name])
         else:
             self._knative(isvc, self._looks[name])
         if isvc != before:
             self.api.put(ISVC, self.namespace, isvc)
+
+    def _stopped(self, isvc: Isvc, look: int) -> None:
+        """Nothing runs any more; the status forgets all, revisions too."""
+        name = isvc["metadata"]["name"]
+        if look < 3:
+            return
+        self._forget(name)
+        isvc["status"] = {"deploymentMode": isvc.get("status", {}).get("deploymentMode", "")}
+        _set_conditions(isvc["status"], {"PredictorReady": False, "Stopped": True, "Ready": False})
 
     def _standard(self, isvc: Isvc, look: int) -> None:
         name, spec = isvc["metadata"]["name"], isvc["spec"]
@@ -95,8 +119,11 @@ class KServe:
         if look < 2:  # the controller has not looked yet: status is of what was before
             return
         ready = {workload: self._deploy(name, workload, *wanted[workload][:2], look) for workload in wanted}
+        revisions = {predictor["labels"]["fti/revision"] for predictor, _, _ in wanted.values()}
+        for failure in filter(None, (self.broken[each].get("failure") for each in revisions & self.broken.keys())):
+            status["modelStatus"] = {"transitionStatus": "InvalidSpec", "lastFailureInfo": failure}
         for key in [key for key in self.api.objects if key[0] == "deployments.apps" and key[2] not in wanted]:
-            if self.api.objects[key]["metadata"]["labels"]["serving.kserve.io/inferenceservice"] == name:
+            if self.api.objects[key]["metadata"]["labels"].get("serving.kserve.io/inferenceservice") == name:
                 del self.api.objects[key]
         canaries = [
             {"name": each["predictor"]["name"], "trafficPercent": each["trafficPercent"],
@@ -105,16 +132,18 @@ class KServe:
         ]  # fmt: skip
         status["canaryStatuses"] = canaries
         conditions = _conditions_of(status)
-        conditions.pop("CanaryPredictorReady", None)
+        for condition in ("CanaryPredictorReady", "Stopped"):
+            conditions.pop(condition, None)
         if canaries:
             conditions["CanaryPredictorReady"] = all(each["ready"] for each in canaries)
         stable = _workload(name, spec["predictor"])
         serves = ready[stable] or conditions.get("PredictorReady", False)  # a rolling update keeps the pods before
         route = self.api.objects.get((ROUTES, self.namespace, name))
-        ingress = serves and bool(not self.gateway_api or (route and route.get("status")))
+        routed = self.gateway_api and "networking.kserve.io/visibility" not in (isvc["metadata"].get("labels") or {})
+        ingress = serves and bool(not routed or (route and route.get("status")))
         conditions |= {"PredictorReady": serves, "IngressReady": ingress, "Ready": ingress}
         _set_conditions(status, conditions)
-        if serves and self.gateway_api and look >= 4 + self.late_routes:
+        if serves and routed and look >= 4 + self.late_routes:
             shares = {_workload(name, c["predictor"]): c["trafficPercent"] for c in spec.get("canary") or []}
             shares = {workload: share for workload, share in shares.items() if ready[workload]}
             self._route(name, {stable: 100 - sum(shares.values()), **shares}, look)
@@ -125,22 +154,27 @@ class KServe:
         key = ("deployments.apps", self.namespace, workload)
         old = self.api.objects.get(key)
         labels = {"serving.kserve.io/inferenceservice": isvc, "fti/revision": revision}
-        if old is None or old["spec"]["template"]["metadata"]["labels"] != labels:
+        if old is None or not labels.items() <= old["spec"]["template"]["metadata"]["labels"].items():
             self.starts.append(f"{workload} {revision}")
         body: Isvc = {"metadata": {"name": workload, "labels": labels}}
         body["spec"] = {"replicas": replicas, "template": {"metadata": {"labels": labels}}}
         pods = (old or {}).get("status", {}).get("availableReplicas", 0)
-        body["status"] = (old or {}).get("status", {})
         new = self.api.put(*key[:2], body)
+        failed = self.broken.get(revision, {}).get("conditions_of_deployment", [])
         if revision in self.broken:
-            self._pod(f"{workload}-x", labels, self.broken[revision])
-            new["status"] = {"replicas": pods + 1, "updatedReplicas": 1, "availableReplicas": pods}
-            new["status"]["observedGeneration"] = new["metadata"]["generation"]
+            if not failed:
+                self._pod(f"{workload}-x", labels, self.broken[revision])
+            counts = {"replicas": pods + 1, "updatedReplicas": 1, "availableReplicas": pods}
         elif look >= 3:
             counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), replicas)
-            self._serves[workload] = revision
-            new["status"] = {**counts, "observedGeneration": new["metadata"]["generation"]}
-        return bool(new["status"].get("availableReplicas", 0) > 0)
+            self.serves[workload] = revision
+        else:
+            return bool(pods > 0)
+        status = {**counts, "observedGeneration": new["metadata"]["generation"]}
+        if failed:
+            status["conditions"] = failed
+        self.api.put(*key[:2], {**new, "status": status})
+        return bool(counts["availableReplicas"] > 0)
 
     def _pod(self, name: str, labels: dict[str, str], status: Isvc) -> None:
         self.api.put("pods", self.namespace, {"metadata": {"name": name, "labels": labels}, "status": status})
@@ -150,24 +184,23 @@ class KServe:
         if len(refs) == 1:
             del refs[0]["weight"]
         for route in (name, f"{name}-predictor"):
-            old = self.api.objects.get((ROUTES, self.namespace, route))
-            body = {"metadata": {"name": route}, "spec": {"rules": [{"backendRefs": refs}]}}
-            new = self.api.put(ROUTES, self.namespace, {**body, "status": (old or {}).get("status", {})})
+            new = self.api.put(
+                ROUTES, self.namespace, {"metadata": {"name": route}, "spec": {"rules": [{"backendRefs": refs}]}}
+            )
             if look >= 5 + self.late_routes:
                 generation = new["metadata"]["generation"]
                 accepted = {"type": "Accepted", "status": "True", "observedGeneration": generation}
-                new["status"] = {"parents": [{"conditions": [accepted]}]}
+                self.api.put(ROUTES, self.namespace, {**new, "status": {"parents": [{"conditions": [accepted]}]}})
         revisions = {}
         for workload, share in shares.items():
-            revisions[self._serves[workload]] = share
-        self._log(revisions)
+            revisions[self.serves[workload]] = share
+        self.log(revisions)
 
     def _knative(self, isvc: Isvc, look: int) -> None:
         name, predictor = isvc["metadata"]["name"], isvc["spec"]["predictor"]
         status = isvc.setdefault("status", {})
         of = status.setdefault("components", {}).setdefault("predictor", {})
-        key = ("knative", self.namespace, name)
-        revisions = self.api.objects.setdefault(key, {"metadata": {"name": name}, "of": {}})["of"]
+        revisions = self._revisions.setdefault(name, {})
         if look < 2:
             return
         template = json.dumps([{k: v for k, v in predictor.items() if k != "canaryTrafficPercent"},
@@ -201,7 +234,7 @@ class KServe:
                 )
         of["traffic"] = traffic
         self._rolled_out(of, ready, created)
-        self._log(_by_model(traffic, revisions))
+        self.log(_by_model(traffic, revisions))
 
     @staticmethod
     def _rolled_out(of: Isvc, ready: str, created: str) -> None:
@@ -216,13 +249,18 @@ class KServe:
             if total == 100 and of.get("previousRolledoutRevision"):
                 of["latestRolledoutRevision"] = of["previousRolledoutRevision"]
 
-    def _log(self, shares: dict[str, int]) -> None:
+    def log(self, shares: dict[str, int]) -> None:
         shares = {revision: share for revision, share in shares.items() if share}
         if not self.history or self.history[-1] != shares:
             self.history.append(shares)
 
     def _forget(self, name: str) -> None:
-        self.api.objects.pop(("knative", self.namespace, name), None)
+        """What the garbage collector does with what a service that is gone has owned."""
+        self._revisions.pop(name, None)
+        for key in [key for key in self.api.objects if key[0] == "deployments.apps"]:
+            labels = self.api.objects[key]["metadata"].get("labels") or {}
+            if labels.get("serving.kserve.io/inferenceservice") == name:
+                del self.api.objects[key]
 
 
 def _by_model(traffic: list[Isvc], revisions: dict[str, Isvc]) -> dict[str, int]:

@@ -71,7 +71,8 @@ def test_a_model_that_answers_otherwise_is_taken_back(
     after = read_service("binary", cluster.settings)
     assert after and (after.stable.digest, after.canary) == (one.digest, None)
     assert cluster.kserve.history == [{one.digest[:12]: 100}]  # it never got any traffic
-    where = {"standard": "binary-canary-predictor", "knative": "binary-predictor"}[cluster.settings.serving]
+    names = {"standard": "binary-canary-predictor", "knative": "binary-predictor", "cluster": "binary-green-predictor"}
+    where = names[cluster.settings.serving]
     assert asked == [f"http://{where}.flights.svc.cluster.local"]
 
 

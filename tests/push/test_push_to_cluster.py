@@ -13,11 +13,12 @@ import pytest
 from fti.common.errors import BusyError, ConfigError, FtiError, ServingError
 from fti.common.inference_service import read_service, service_names, stable_package_uri, write_service
 from fti.common.inference_service.cluster import ClusterServices
+from fti.common.inference_service.single import OneInferenceService
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.logic import push
 from fti.push.traffic import promote, rollback
-from tests.push.api_server import TOKEN, write_kubeconfig
+from tests.push.api_server import TOKEN, unknown_field, write_kubeconfig
 from tests.push.conftest import Cluster
 from tests.push.kserve import ISVC
 from tests.serve import tiny
@@ -52,7 +53,7 @@ def test_a_models_way_on_any_cluster(any_cluster: Settings, models: list[ModelPa
     assert stable_package_uri("late", any_cluster) is None
     pushed = pushing(one, any_cluster, 20)
     assert (pushed["variant"], pushed["percent"]) == ("stable", 100)
-    assert pushed["manifest"].startswith("InferenceService ")
+    assert pushed["manifest"].split(" ")[0] in {"InferenceService", "HTTPRoute", "InferenceGraph"}
     assert pushing(two, any_cluster, 20)["variant"] == "canary"
     assert service_names(any_cluster) == ["late"]
     service = read_service("late", any_cluster)
@@ -117,13 +118,13 @@ def test_the_same_push_again_writes_nothing(cluster: Cluster, models: list[Model
 
 
 def test_the_same_push_again_waits_for_what_an_interrupted_one_began(
-    cluster: Cluster, models: list[ModelPackage]
+    single: Cluster, models: list[ModelPackage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pushing(models[0], cluster.settings)
-    cluster.kserve.late_routes = 10**6
-    hasty = replace(cluster.settings, serving_seconds=0.3)
+    pushing(models[0], single.settings)
+    single.kserve.late_routes = 10**6
+    hasty = replace(single.settings, serving_seconds=0.3)
     services = ClusterServices.of(hasty)
-    services._restore = lambda *_: None  # type: ignore[method-assign]  # killed while it waits
+    monkeypatch.setattr(OneInferenceService, "_restore", lambda *_: None)  # killed while it waits
     service = read_service("late", hasty)
     assert service
     canary = replace(service.stable, digest="b" * 64)
@@ -133,8 +134,8 @@ def test_the_same_push_again_waits_for_what_an_interrupted_one_began(
     assert now and now.canary == canary
     with pytest.raises(ServingError, match="not in force"):
         services.wait(now)
-    cluster.kserve.late_routes = 0
-    ClusterServices.of(cluster.settings).wait(now)
+    single.kserve.late_routes = 0
+    ClusterServices.of(single.settings).wait(now)
 
 
 @pytest.mark.parametrize("percent", [20, 100])
@@ -171,21 +172,50 @@ def test_a_model_that_does_not_come_up(
     assert cluster.kserve.history[-1] == {short(one): 70, short(models[2]): 30}
 
 
-def test_status_that_moves_meanwhile_is_no_conflict(cluster: Cluster, models: list[ModelPackage]) -> None:
-    pushing(models[0], cluster.settings)
+@pytest.mark.parametrize("percent", [20, 100])
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"conditions_of_deployment": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+            "message": 'pods "late-x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: '
+            "requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4"}]}, "gets no pod: pods .*: exceeded quota"),
+        ({"failure": {"reason": "NoSupportingRuntime", "message": "No runtime found to support specified model"}},
+         "NoSupportingRuntime: No runtime found.*serving-runtimes.yaml"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["standard", "route"])
+def test_a_model_of_which_no_pod_comes_to_be(
+    models: list[ModelPackage], broken: dict[str, Any], words: str, percent: int, mode: str,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    cluster: Cluster = request.getfixturevalue(mode)
+    if "conditions_of_deployment" in broken and getattr(cluster.api, "managed", False):
+        pytest.skip("Kubernetes' own controller says here what Deployments lack")
+    settings = replace(cluster.settings, serving_seconds=2)
+    pushing(models[0], settings)
+    cluster.kserve.broken = {short(models[1]): broken}
+    with pytest.raises(ServingError, match=words):
+        pushing(models[1], settings, percent)
+    service = read_service("late", settings)
+    assert service and (service.stable.digest, service.canary) == (models[0].digest, None)
+    assert cluster.kserve.history[-1] == {short(models[0]): 100}
+
+
+def test_status_that_moves_meanwhile_is_no_conflict(single: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], single.settings)
     conflicts = 0
-    react = cluster.api.before
+    react = single.api.before
 
     def busy(verb: str, resource: str, name: str) -> None:
         nonlocal conflicts
         react(verb, resource, name)
         if verb == "patch" and resource == ISVC and conflicts < 5:
             conflicts += 1
-            found = cluster.api.objects[ISVC, "flights", name]
-            cluster.api.put(ISVC, "flights", {**found, "status": {**found["status"], "url": f"http://{conflicts}"}})
+            found = single.api.objects[ISVC, "flights", name]
+            single.api.put(ISVC, "flights", {**found, "status": {**found["status"], "url": f"http://{conflicts}"}})
 
-    cluster.api.before = busy
-    pushing(models[1], cluster.settings, 20)
+    single.api.before = busy
+    pushing(models[1], single.settings, 20)
     assert conflicts == 5
 
 
@@ -194,48 +224,48 @@ def test_of_two_pushes_at_once_one_says_so(cluster: Cluster, models: list[ModelP
     mine = read_service("late", cluster.settings)
     assert mine
     pushing(models[1], cluster.settings, 20)
-    with pytest.raises(BusyError, match="somebody else changed InferenceService flights/late"):
+    with pytest.raises(BusyError, match=r"somebody else changed \w+ flights/late"):
         write_service(replace(mine, canary=replace(mine.stable, digest="c" * 64), canary_percent=5), cluster.settings)
     service = read_service("late", cluster.settings)
     assert service and service.canary and service.canary.digest == models[1].digest
 
 
-def test_a_push_that_comes_between_reading_and_writing(cluster: Cluster, models: list[ModelPackage]) -> None:
-    pushing(models[0], cluster.settings)
-    react = cluster.api.before
+def test_a_push_that_comes_between_reading_and_writing(single: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], single.settings)
+    react = single.api.before
 
     def other(verb: str, resource: str, name: str) -> None:
         react(verb, resource, name)
         if verb == "patch" and resource == ISVC:
-            found = cluster.api.objects[ISVC, "flights", name]
+            found = single.api.objects[ISVC, "flights", name]
             found["spec"]["predictor"]["minReplicas"] = 4
-            cluster.api.put(ISVC, "flights", found)
+            single.api.put(ISVC, "flights", found)
 
-    cluster.api.before = other
+    single.api.before = other
     with pytest.raises(BusyError, match="somebody else"):
-        pushing(models[1], cluster.settings, 20)
-    assert short(models[1]) not in str(cluster.api.objects[ISVC, "flights", "late"]["spec"])
+        pushing(models[1], single.settings, 20)
+    assert short(models[1]) not in str(single.api.objects[ISVC, "flights", "late"]["spec"])
 
 
-def test_a_change_by_another_while_it_waits(cluster: Cluster, models: list[ModelPackage]) -> None:
-    pushing(models[0], cluster.settings)
-    cluster.kserve.late_routes = 10**6
-    react, looks = cluster.api.before, 0
+def test_a_change_by_another_while_it_waits(single: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], single.settings)
+    single.kserve.late_routes = 10**6
+    react, looks = single.api.before, 0
 
     def other(verb: str, resource: str, name: str) -> None:
         nonlocal looks
         react(verb, resource, name)
-        found = cluster.api.objects.get((ISVC, "flights", name))
+        found = single.api.objects.get((ISVC, "flights", name))
         if verb == "get" and resource == ISVC and found and short(models[1]) in str(found["spec"]):
             looks += 1
             if looks == 3:
                 found["spec"]["predictor"]["minReplicas"] = 4
-                cluster.api.put(ISVC, "flights", found)
+                single.api.put(ISVC, "flights", found)
 
-    cluster.api.before = other
+    single.api.before = other
     with pytest.raises(BusyError, match="somebody else"):
-        pushing(models[1], cluster.settings, 20)
-    assert cluster.api.objects[ISVC, "flights", "late"]["spec"]["predictor"]["minReplicas"] == 4
+        pushing(models[1], single.settings, 20)
+    assert single.api.objects[ISVC, "flights", "late"]["spec"]["predictor"]["minReplicas"] == 4
 
 
 def test_an_api_server_that_restarts(cluster: Cluster, models: list[ModelPackage]) -> None:
@@ -304,11 +334,11 @@ def test_a_service_that_others_made_is_left_alone(cluster: Cluster, models: list
         pushing(models[0], cluster.settings)
 
 
-def test_the_other_mode_is_refused(cluster: Cluster, models: list[ModelPackage]) -> None:
-    pushing(models[0], cluster.settings)
-    other = "knative" if cluster.settings.serving == "standard" else "standard"
+def test_the_other_mode_is_refused(single: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], single.settings)
+    other = "knative" if single.settings.serving == "standard" else "standard"
     with pytest.raises(ServingError, match="deployment mode"):
-        pushing(models[1], replace(cluster.settings, serving=other))
+        pushing(models[1], replace(single.settings, serving=other))
 
 
 def test_a_shadow_cannot_be(cluster: Cluster, models: list[ModelPackage]) -> None:
@@ -358,13 +388,11 @@ def test_without_the_gateway_api_standard_mode_splits_nothing(standard: Cluster,
 
 
 def test_an_older_kserve_that_knows_no_canary(standard: Cluster, models: list[ModelPackage]) -> None:
-    from tests.push.api_server import ApiError
-
     pushing(models[0], standard.settings)
 
     def old(_: str, body: dict[str, Any]) -> None:
         if "canary" in body["spec"]:
-            raise ApiError(400, "BadRequest", 'strict decoding error: unknown field "spec.canary"')
+            raise unknown_field(body, "spec.canary")
 
     standard.api.admit = old
     with pytest.raises(ServingError, match=r"spec\.canary.*KServe 0\.21"):

@@ -17,13 +17,14 @@ from fti.common.inference_service import CANARY, STABLE, read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.traffic import promote, rollback
+from fti.rollout.archive import folder_of
 from fti.rollout.counters import Counts
 from fti.rollout.findings import Seen
 from fti.rollout.logic import Rollout
 from fti.rollout.metrics import Reading
 from fti.rollout.outcomes import Goal
 from fti.rollout.plan import Plan
-from fti.rollout.record import HELD, PROMOTED, ROLLED_BACK, SUPERSEDED, Record, folder_of, read
+from fti.rollout.record import HELD, PROMOTED, ROLLED_BACK, SUPERSEDED, Record, read
 from fti.rollout.rules import Judgement, Limits, judge
 from tests.serve import tiny
 from tests.serve.conftest import publish
@@ -255,7 +256,7 @@ def test_refusals(settings: Settings, canary: ModelPackage) -> None:
     for limits, message in (
         (Limits(alpha=0), "alpha is 0"),
         (Limits(shift_margin=1.5), "shift_margin is 1.5"),
-        (Limits(requests_of_unit=0), "requests_of_unit is 0"),
+        (Limits(requests_of_unit=-1), "requests_of_unit is -1"),
         (Limits(1, 9, 1, 1, 1, 1, 1), "alpha is 1"),
         (Limits(0.05, 9, 1, 1, 1, 1, 1), "every margin is 1 and there is no goal"),
         (Limits(goal=Goal("", "log_loss")), "a goal needs outcomes"),
@@ -374,6 +375,42 @@ def test_a_split_that_is_not_as_asked_is_not_trusted() -> None:
     # Where users make up to 50 requests each, such a share is nothing unusual; nor where counts are blurred.
     assert judge(of(25, {"requests": 700}, {"requests": 1300}, requests_of_unit=50), FEW, {}).outcome != "mismatch"
     assert judge(of(25, {"requests": 700}, {"requests": 1300}, blur=200), FEW, {}).outcome != "mismatch"
+
+
+class Sticky(Traffic):
+    """Every request names its unit."""
+
+    def read(self, service: str) -> Reading | None:
+        reading = super().read(service)
+        if reading is None:
+            return None
+        return replace(reading, added={**reading.added, STABLE: reading.added[STABLE].plus({"named": 1000})})
+
+
+def test_sticky_users_of_whom_nothing_is_known_pass_no_step(settings: Settings, canary: ModelPackage) -> None:
+    held = run(settings, Sticky(settings), replace(PLAN, step_seconds=0.3))
+    assert (held.phase, held.step) == (HELD, 0)
+    assert "requests name their unit" in held.decisions[-1]["reason"]
+    assert "--requests-of-unit" in held.decisions[-1]["reason"] and "FTI_INFERENCE_LOG" in held.decisions[-1]["reason"]
+    rollback("late", settings)
+    publish(settings, canary, "late", percent=0)
+    told = replace(PLAN, limits=replace(PLAN.limits, requests_of_unit=1))
+    assert run(settings, Sticky(settings), told).phase == PROMOTED
+
+
+def test_one_that_is_plainly_broken_is_taken_back_whoever_asks(settings: Settings, canary: ModelPackage) -> None:
+    record = run(settings, Sticky(settings, harm=0.5))
+    assert record.phase == ROLLED_BACK and record.decisions[-1]["reason"].startswith("failures: ")
+    assert "if no unit has more than 100 requests" in record.decisions[-1]["reason"]
+    assert record.history[-1]["requests"]["canary"] > 11, "more than of users who ask once"
+
+
+def test_a_few_requests_that_name_units_are_at_most_one_units() -> None:
+    """Such as somebody's trial by hand: a bound that is true, and holds nothing up."""
+    good = {"requests": 50_000, **scored(50_000)}
+    counts = of(50, good, good).counts
+    assert judge(Seen(counts, 50, requests_of_unit=30, named=30), Limits(), {}).outcome == "success"
+    assert judge(Seen(counts, 50, requests_of_unit=100, named=101), Limits(), {}).outcome == "inconclusive"
 
 
 @pytest.mark.parametrize(("percent", "so_few"), [(5, 4), (25, 6), (50, 11)])

@@ -99,3 +99,11 @@ def _rows(count: int) -> str:
 def test_explanations_are_no_predictions() -> None:
     labels = (("code", "504"), ("model_name", "late"), ("protocol", "explain"))
     assert counted({("fti_requests_total", labels): 3}) == {}
+
+
+def test_requests_that_ask_for_a_variant_are_not_counted() -> None:
+    asked = TEXT.replace('revision="a"', 'revision="a",asked="yes"')
+    samples = {(name, labels): value for name, labels, value in samples_of(asked, "late")}
+    assert samples and own_counts(counted(samples)) == {}
+    same = TEXT.replace('revision="a"', 'revision="a",asked="no"')
+    assert own_counts(counted({(name, labels): value for name, labels, value in samples_of(same, "late")}))

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import given
@@ -27,6 +30,7 @@ from fti.rollout.record import PROMOTED, ROLLED_BACK
 from fti.rollout.sources import metrics_from
 from fti.serve.runner import running
 from fti.serve.status import read_state
+from tests.push.api_server import ApiServer, write_kubeconfig
 from tests.rollout import canaries, prometheus
 from tests.rollout.conftest import V1, under_load
 from tests.rollout.test_rollout import PLAN
@@ -211,3 +215,32 @@ def test_a_series_counts_all_that_grew_in_whatever_pieces_it_is_read(steps: list
     assert series.at(len(points)) == grown
     later = [series.at(t / 2) for t in range(2 * len(points) - 6, 2 * len(points))]
     assert later == sorted(later)
+
+
+def test_only_series_of_the_services_namespace_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another profile may serve the very same model under the same name; FTI_NAMESPACE is empty in a step."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())["query"][0])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status": "success", "data": {"resultType": "matrix", "result": []}}')
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "kubeconfig", ApiServer(url="http://nobody"))))
+    cluster = Settings.from_env({"FTI_HOME": str(tmp_path), "FTI_SERVING": "standard"})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            for settings in (cluster, replace(cluster, namespace="team"), replace(cluster, serving="local")):
+                metrics = PrometheusMetrics(f"http://127.0.0.1:{server.server_port}", settings, 100)
+                assert metrics._samples("late", {STABLE: "a", CANARY: "b"}) == {}
+        finally:
+            server.shutdown()
+            thread.join()
+    assert [re.findall('namespace="(.*?)"', query) for query in asked] == [["flights"], ["team"], []]

@@ -125,10 +125,10 @@ def test_what_a_predictor_has_begun_it_answers_when_it_ends(tmp_path: Path) -> N
         assert {status for status, _ in answers} == {"OK"} and running.process.wait(20) == 0
 
 
-def flood(address: str, requests: int) -> Counter[grpc.StatusCode]:
+def flood(address: str, requests: int, metadata: Any = ()) -> Counter[grpc.StatusCode]:
     """How often each status comes of requests that are all sent at once, over eight connections."""
     statuses: Counter[grpc.StatusCode] = Counter()
-    done, lock = threading.Semaphore(0), threading.Lock()
+    done, lock, message = threading.Semaphore(0), threading.Lock(), request()
 
     def ended(call: Any) -> None:
         with lock:
@@ -140,7 +140,8 @@ def flood(address: str, requests: int) -> Counter[grpc.StatusCode]:
         channels = [stack.enter_context(grpc.insecure_channel(address, options=own)) for _ in range(8)]
         services = [grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
         for number in range(requests):
-            services[number % 8].ModelInfer.future(request(), timeout=60).add_done_callback(ended)
+            call = services[number % 8].ModelInfer.future(message, timeout=60, metadata=metadata)
+            call.add_done_callback(ended)
         for _ in range(requests):
             assert done.acquire(timeout=60)
     return statuses
@@ -154,8 +155,17 @@ def test_load_is_shed(tmp_path: Path) -> None:
         assert flood(running.grpc, 200).keys() == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
+def test_load_is_shed_by_the_gateway_too(served: Served) -> None:
+    """A small model's predictor cannot even refuse so much: the gateway does, as it would."""
+    stable = (*LATE, ("x-variant", "stable"))
+    statuses = flood(served.gateway.removeprefix("http://"), 4000, stable)
+    assert statuses.keys() == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert statuses[grpc.StatusCode.OK] >= 128
+    until(lambda: flood(served.gateway.removeprefix("http://"), 1, stable) == {grpc.StatusCode.OK: 1})
+
+
 def test_a_deadline_is_kept(tmp_path: Path) -> None:
-    with predictor(tmp_path, tiny.write_binary(tmp_path / "package"), "--deadline_ms=1") as running:
+    with predictor(tmp_path, tiny.write_binary(tmp_path / "package"), "--deadline_ms=1", "--max_queue=400") as running:
         found: Counter[grpc.StatusCode] = Counter()
 
         def late() -> bool:

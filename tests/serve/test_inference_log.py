@@ -24,14 +24,14 @@ from fti.common.errors import ConfigError
 from fti.common.inference_log import read_log, schema_of, score_of
 from fti.common.inputs import Inputs, Layout
 from fti.common.model_package import Signature
-from fti.common.online.reader import Vectors
+from fti.common.online.vectors import STATUSES, Names, Vectors
 from fti.common.settings import Settings
 from fti.common.storage import upload
 from fti.common.tables import Feature
 from fti.serve.features import Completed
 from fti.serve.front import Front
 from fti.serve.inference_log import InferenceLog, Limits, open_log, sampled
-from fti.serve.inference_rows import Entry, Rows
+from fti.serve.inference_rows import Entry, Rows, size_of
 from fti.serve.metrics import Metrics
 from fti.serve.model import Answer, PackagedModel
 from fti.serve.observe import Observer
@@ -81,8 +81,9 @@ def entries(draw: Any, signature: Signature, known: bool = True) -> Entry:
     }
     keyed = draw(st.booleans())
     keys = {"text": column(texts, object), "whole": column(st.integers(-(2**63), 2**63 - 1), object)}
-    status = {name: column(st.sampled_from(["fresh", "stale", "missing"]), "U11") for name in ("a", "b")}
-    vectors = Vectors({}, status, {}) if keyed else None
+    codes = np.stack([column(st.integers(0, len(STATUSES) - 1), np.int8) for _ in ("a", "b")])
+    nothing = np.empty((0, rows), np.float32)
+    vectors = Vectors(Names((), ("a", "b"), ()), nothing, {}, codes, np.zeros(codes.shape, np.int64)) if keyed else None
     width = {"binary": 2, "multiclass": 3}.get(signature.task, 0)
     chances = st.floats(0, 1, width=32)
     scores = np.array(draw(st.lists(chances, min_size=rows * max(width, 1), max_size=rows * max(width, 1))), np.float32)
@@ -135,7 +136,7 @@ def expected(entry: Entry, signature: Signature) -> list[dict[str, Any]]:
 
 
 def opened(settings: Settings, uri: str, signature: Signature, limits: Limits = LIMITS) -> tuple[InferenceLog, Metrics]:
-    metrics = Metrics("m", f"{os.path.basename(uri)}-{time.monotonic_ns()}")
+    metrics = Metrics("m", f"{os.path.basename(uri)}-{time.monotonic_ns()}", signature, [0.5])
     rows = Rows("m", "r1", signature, schema_of(signature, KINDS))  # type: ignore[arg-type]
     return InferenceLog(f"{uri}/m/r1", rows, metrics, settings, limits), metrics
 
@@ -169,12 +170,12 @@ def test_what_was_answered_is_what_is_read(
     assert len(since) + len(until_) == len(wanted)
 
 
-def binary_entries(count: int, rows: int = 1) -> list[Entry]:
+def binary_entries(count: int, rows: int = 1, text: str = "x") -> list[Entry]:
     columns = {
         "f": np.arange(rows, dtype=np.float32),
         "n": np.zeros(rows, np.float32),
         "b": np.ones(rows, np.float32),
-        "s": np.array(["x"] * rows, dtype=object),
+        "s": np.array([text] * rows, dtype=object),
     }
     scores = np.full((rows, 2), 0.5, np.float32)
     answer = Answer(scores, np.array(["yes"] * rows), Completed(columns))
@@ -216,6 +217,39 @@ def test_rows_that_do_not_fit_are_dropped_and_counted(settings: Settings, tmp_pa
     until(lambda: log.waiting == 0)
     log.close()
     assert outcome(metrics, "written") == 9 and len(read_log(str(blocked), "m", settings).collect()) == 9
+
+
+def test_rows_that_take_too_much_memory_are_dropped_and_counted(settings: Settings, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the folder shall be")
+    log, metrics = opened(settings, str(blocked), TASKS["binary"], Limits(memory=1_000_000, seconds=0.01))
+    for entry in binary_entries(20, rows=2, text="é" * 50_000):  # 100 kB a request, twice that where they are wide
+        log.add(entry)
+    kept = log.waiting
+    assert 8 <= kept <= 18 and outcome(metrics, "dropped") == 40 - kept
+    log.add(binary_entries(1)[0])
+    assert log.waiting == kept + 1, "there is room for small ones"
+    blocked.unlink()
+    until(lambda: log.waiting == 0)
+    log.add(binary_entries(1, text="z" * 900_000)[0])
+    assert log.waiting == 1, "what is written takes no memory any more"
+    log.close()
+    assert outcome(metrics, "written") == kept + 2 and outcome(metrics, "dropped") == 40 - kept
+
+
+@pytest.mark.parametrize("task", TASKS)
+@given(data=st.data())
+@few(max_examples=15, deadline=None)
+def test_no_less_memory_is_counted_than_rows_take(data: st.DataObject, task: str) -> None:
+    signature = TASKS[task]
+    rows = Rows("m", "r1", signature, schema_of(signature, KINDS))  # type: ignore[arg-type]
+    entry = data.draw(entries(signature))
+    assert rows.batch([entry]).nbytes <= size_of(entry)
+    longer = entry.answer.completed.columns["s"].copy()
+    longer[0] = "y" * 12_345
+    columns = {**entry.answer.completed.columns, "s": longer}
+    completed = replace(entry.answer.completed, columns=columns)
+    assert size_of(entry._replace(answer=replace(entry.answer, completed=completed))) > 12_345
 
 
 def test_what_cannot_be_written_is_told_once(
@@ -311,7 +345,7 @@ def test_a_sample_is_a_share(share: str) -> None:
 
 def test_refused_requests_are_not_logged(settings: Settings, tmp_path: Path) -> None:
     model = PackagedModel("late", f"log-{tmp_path.name}", tiny.write_binary(tmp_path / "package"), None)
-    log = open_log(model, replace(settings, inference_log_uri=str(tmp_path / "log")), 1000, 60)
+    log = open_log(model, replace(settings, inference_log_uri=str(tmp_path / "log")), LIMITS)
     front = Front(app, model, observer=Observer(model, inference_log=log))
     ask(front, [(V1, b"{"), (V1, {"instances": [tiny.ROW]}), ("/v1/models/late:features", {"instances": [tiny.ROW]})])
     assert log is not None
@@ -322,10 +356,10 @@ def test_refused_requests_are_not_logged(settings: Settings, tmp_path: Path) -> 
 def test_the_web_cannot_be_written_to(settings: Settings, tmp_path: Path) -> None:
     model = PackagedModel("late", "r1", tiny.write_binary(tmp_path / "package"), None)
     with pytest.raises(ConfigError, match="FTI_INFERENCE_LOG"):
-        open_log(model, replace(settings, inference_log_uri="http://somewhere/log"), 1000, 60)
-    for rows, seconds in ((0, 60), (1000, 0)):
+        open_log(model, replace(settings, inference_log_uri="http://somewhere/log"), LIMITS)
+    for limits in (Limits(rows=0), Limits(memory=0), Limits(seconds=0)):
         with pytest.raises(ConfigError, match="limits"):
-            open_log(model, settings, rows, seconds)
+            open_log(model, settings, limits)
 
 
 def infer(served: Any, request_id: str, *rows: dict[str, Any]) -> Any:
@@ -440,7 +474,9 @@ def test_an_object_store_that_is_down_costs_no_request(tmp_path: Path) -> None:
 def test_the_examples_of_the_documentation(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(tmp_path / "log")
     rows = Rows("late-arrival", "r1", TASKS["binary"], schema_of(TASKS["binary"], KINDS))  # type: ignore[arg-type]
-    log = InferenceLog(f"{uri}/late-arrival/r1", rows, Metrics("late-arrival", "docs"), settings, LIMITS)
+    log = InferenceLog(
+        f"{uri}/late-arrival/r1", rows, Metrics("late-arrival", "docs", TASKS["binary"], [0.5]), settings, LIMITS
+    )
     for entry in binary_entries(10, rows=2):
         log.add(entry)
     log.close()

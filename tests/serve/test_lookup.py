@@ -11,10 +11,17 @@ import httpx
 import pytest
 
 from fti.common.errors import FeatureStoreError, OnlineStoreError
+from fti.common.inputs import Inputs
+from fti.common.model_package import Signature
+from fti.common.scoring import graph_inputs
 from fti.common.settings import Settings
+from fti.common.tables import Feature
 from fti.serve.features import FeatureLookup, OnStoreFailure
+from tests.common.online import SQLITE as SHOP
+from tests.common.online import apply_shop, put, redis_store
 from tests.serve import tiny
 from tests.serve.keyed import KEYS, SQLITE, at_airport, open_keyed, row
+from tests.servers import redis_server
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 Ask = Callable[..., httpx.Response]
@@ -108,7 +115,7 @@ def test_lookups_are_counted(served: Callable[..., Ask]) -> None:
     from prometheus_client import REGISTRY
 
     def counted(status: str) -> float:
-        labels = {"model_name": "late", "revision": "r1", "view": "origin_delays", "status": status}
+        labels = {"model_name": "late", "revision": "r1", "view": "origin_delays", "status": status, "asked": "no"}
         return REGISTRY.get_sample_value("fti_looked_up_total", labels) or 0.0
 
     ask = served("refuse")
@@ -158,3 +165,61 @@ def test_a_service_with_other_keys_than_the_models(settings: Settings, tmp_path:
     signature = tiny.write_binary(tmp_path / "package", entity_keys=("origin",), feature_service="late_v1").signature
     with pytest.raises(FeatureStoreError, match=r"late_v1 is asked by origin, gate\..*: origin"):
         FeatureLookup(str(repo), signature, settings)
+
+
+@pytest.mark.slow
+def test_redis_answers_few_rows_and_many_alike(served: Callable[..., Ask]) -> None:
+    """Few are read on the event loop, many in a thread."""
+    with redis_server() as redis:
+        ask = served("default", online=redis_store(redis.port))
+        for rows in (1, 3, 64, 65, 200):
+            asked = [row(("JFK", "EWR", "LGA")[n % 3]) for n in range(rows)]
+            fresh, other = expected(30.0), expected(5.0)
+            assert probability(ask("predict", *asked)) == [other if n % 3 else fresh for n in range(rows)]
+        assert ask("predict", row("JFK", gate=2**70)).status_code == 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 65])
+def test_a_redis_that_goes_away(served: Callable[..., Ask], rows: int, caplog: pytest.LogCaptureFixture) -> None:
+    with redis_server() as redis:
+        ask = served("default", "missing", redis_store(redis.port))
+        asked = [row("JFK")] * rows
+        assert probability(ask("predict", *asked)) == [expected(30.0)] * rows
+        redis.stop()
+        for _ in range(3):
+            down = ask("predict", *asked)
+            assert probability(down) == [expected(5.0)] * rows
+            assert down.headers["x-fti-features"] == "origin_delays=unavailable"
+    said = [record for record in caplog.records if "Redis does not answer" in record.message]
+    assert 1 <= len(said) <= 3, "once a pause"
+
+
+def test_what_is_looked_up_is_arranged_as_columns_are(tmp_path: Path) -> None:
+    """Numbers and text, of the request and of the store, there and not: as the model and as `:features` get them."""
+    import numpy as np
+
+    store = apply_shop(tmp_path, SHOP)
+    for customer, values in {1: {"f": 1.5, "l": 2, "s": "x", "u": NOW, "a": [1, 2]}, 2: {"l": 3}}.items():
+        put(store, "every", {"customer_id": customer}, values)
+    text, number = ("mine__s", "mine__u", "mine__a", "place__y"), ("pair__n", "mine__l", "mine__f")
+    inputs = [Feature(name, "string", name.replace("__", ":")) for name in text]
+    inputs += [Feature(name, "float32", name.replace("__", ":")) for name in number]
+    inputs[1:1] = [Feature("own", "float32"), Feature("said", "string")]
+    keys = {"customer_id": [1, 2, 3], "friend_id": [1, 1, 1], "shop": ["a", "a", "b"], "day": [0, 0, 0]}
+    signature = Signature(
+        name="m", task="regression", inputs=tuple(inputs), label="y", entity_keys=tuple(keys), feature_service="all_v1"
+    )
+    settings = Settings.from_env({"FTI_HOME": str(tmp_path / "home"), "FTI_NOW": NOW.isoformat()})
+    lookup = FeatureLookup(str(tmp_path / "repo"), signature, settings)
+    own = {"own": np.array([0.5, np.nan, 1], np.float32), "said": np.array(["a", None, "c"], object)}
+    columns = {name: np.array(values, object) for name, values in keys.items()} | own
+    completed = asyncio.run(lookup.complete(columns, 3))
+    assert completed.vectors is not None
+    every = own | {name: completed.vectors.columns[name] for name in text + number}
+    assert every["mine__l"].tolist()[:2] == [2, 3] and every["mine__s"].tolist() == ["x", None, None]
+    assert isinstance(completed.columns, Inputs)
+    for name, matrix in graph_inputs(signature, every).items():
+        np.testing.assert_array_equal(completed.columns.feed[name], matrix)
+    for name in (*own, *number, "mine__s", "place__y"):
+        np.testing.assert_array_equal(completed.columns[name], every[name])

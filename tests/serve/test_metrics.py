@@ -11,13 +11,16 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from kserve.model_server import app
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from fti.serve.features import Completed
+from fti.common.settings import Settings
+from fti.rollout.predictor_metrics import NAMES, counted, own_counts
+from fti.serve.features import Completed, FeatureLookup
 from fti.serve.front import Front
 from fti.serve.metrics import Buckets, score_bounds
 from fti.serve.model import Answer, PackagedModel
@@ -25,12 +28,15 @@ from fti.serve.observe import Observer
 from fti.serve.protocol import Request
 from tests.serve import tiny
 from tests.serve.alone import ask, predictor
+from tests.serve.keyed import KEYS, SQLITE, at_airport, open_keyed, row
 from tests.serve.test_protocol import v2
 
 V1, V2 = "/v1/models/late:predict", "/v2/models/late/infer"
 
 
 def value(name: str, **labels: str) -> float:
+    if name.startswith(("fti_request_rows", "fti_score")):
+        labels = {"asked": "no", **labels}
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
@@ -69,6 +75,48 @@ def test_requests_are_counted_by_protocol_and_code(model: PackagedModel) -> None
     assert value("fti_score_bucket", **labels, le="0.85") == 0 and value("fti_score_bucket", **labels, le="0.9") == 4
 
 
+def test_what_the_split_did_not_choose_is_counted_apart(keyed: tuple[Front, dict[str, str]]) -> None:
+    """Requests that ask for a variant, and lookups alone: no rollout counts their rows, lookups and scores."""
+    front, labels = keyed
+    one, three = {"instances": [row("JFK")]}, {"instances": [row("LGA")] * 3}
+
+    def counts() -> dict[str, int]:
+        samples = {
+            (name, tuple(found.items())): int(sample.value)
+            for family in REGISTRY.collect()
+            for sample in family.samples
+            if (name := sample.name) in NAMES
+            and (found := sample.labels).get("revision") == labels["revision"]
+            and name != "fti_requests_total"
+        }
+        return own_counts(counted(samples))
+
+    assert ask(front, [(V1, one)])[0].status_code == 200
+    before = counts()
+    assert before["looked_up/origin_delays"] == 1 and before["scores/inf"] == before["rows/inf"] == 1
+    for variant in ("canary", "stable"):
+        answers = ask(front, [(V1, three), (V2, v2([tiny.ROW]))], {"x-variant": variant})
+        assert {answer.status_code for answer in answers} == {200}
+    assert ask(front, [("/v1/models/late:features", three)])[0].status_code == 200
+    assert counts() == before, "no rollout counts them"
+    view = {**labels, "view": "origin_delays", "status": "missing"}
+    assert value("fti_looked_up_total", **view, asked="yes") == 3 * 3, "but they are counted"
+    assert value("fti_score_count", **labels, asked="yes") == 2 * (3 + 1)
+    assert ask(front, [(V1, three)])[0].status_code == 200
+    assert counts()["stale/origin_delays"] == 3
+
+
+@pytest.fixture
+def keyed(settings: Settings, tmp_path: Path) -> tuple[Front, dict[str, str]]:
+    """A front that looks one view up, and the labels of its metrics."""
+    repo, store = open_keyed(settings, tmp_path / "repo", SQLITE)
+    at_airport(store, "JFK", 30.0)
+    package = tiny.write_binary(tmp_path / "package", entity_keys=KEYS, feature_service="late_v1")
+    lookup = FeatureLookup(str(repo), package.signature, settings, "refuse")
+    revision = f"asked-{tmp_path.name}"
+    return Front(app, PackagedModel("late", revision, package, lookup)), {"model_name": "late", "revision": revision}
+
+
 def test_what_nobody_expected_counts_as_500_and_predicts_nothing(model: PackagedModel) -> None:
     labels = {"model_name": "late", "revision": model.revision}
     columns = {"distance": np.zeros(1, np.float32)}
@@ -102,7 +150,7 @@ _names = itertools.count()
 numbers = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 
 
-@settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(numbers, max_size=30), max_size=5), st.lists(numbers, min_size=1, max_size=20, unique=True))
 def test_buckets_are_those_of_prometheus(batches: list[list[float]], bounds: list[float]) -> None:
     bounds = sorted(bounds)
@@ -171,3 +219,14 @@ def test_a_regression_that_was_trained_again_has_the_same_buckets(tmp_path: Path
     for outputs in ((3.1, 17.9), (-5.0, -4.9), (0.0,), (1e6, 3e6)):
         assert bounds(*outputs)[0] <= min(outputs) + (bounds(*outputs)[-1] - bounds(*outputs)[0]) / 2
         assert bounds(*outputs)[-1] > max(outputs)
+
+
+def test_scores_that_are_held_back_are_counted_before_anyone_looks(model: PackagedModel) -> None:
+    labels = {"model_name": "late", "revision": model.revision}
+    for _ in range(300):
+        model.metrics.scored(np.array([[0.9, 0.1], [0.3, 0.7]], np.float32))
+    assert value("fti_score_count", **labels) == 600
+    assert value("fti_score_sum", **labels) == pytest.approx(300 * 0.8, rel=1e-5)
+    model.metrics.scored(np.array([[0.9, 0.1]], np.float32))
+    assert value("fti_score_count", **labels) == 601
+    assert value("fti_score_bucket", **labels, le="0.5") == 301

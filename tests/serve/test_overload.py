@@ -9,10 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -20,10 +24,11 @@ import pytest
 from fti.common.model_package import ModelPackage, Signature, write_package
 from fti.common.tables import Feature
 from fti.serve.admission import Admission, DeadlineError, Limits, OverloadedError
-from tests.serve import tiny
-from tests.serve.alone import Alone, predictor
+from tests.serve import grpc_load, tiny
+from tests.serve.alone import Alone, predictor, until
 from tests.serve.http_load import Load, closed, http_request, opened
 
+Protocol = Literal["v1", "grpc"]
 PATH, BODY = "/v1/models/late:predict", json.dumps({"instances": [{"x": 1.0}]}).encode()
 REQUEST = http_request(PATH, BODY)
 WAVES = 50_000
@@ -61,38 +66,84 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
         yield alone
 
 
+def call() -> bytes:
+    """The same request over gRPC."""
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+
+    message = pb.ModelInferRequest(model_name="late")
+    message.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(1.0)
+    return bytes(message.SerializeToString())
+
+
 @pytest.mark.slow
-def test_three_times_more_than_it_can_answer(slow: Alone) -> None:
+@pytest.mark.parametrize("protocol", ["v1", "grpc"])
+def test_three_times_more_than_it_can_answer(slow: Alone, protocol: Protocol) -> None:
     """Some are refused at once, the others wait no longer than at capacity; health and metrics are answered."""
-    before = min((at_capacity(slow) for _ in range(2)), key=lambda load: load.wall)  # others may have slowed one down
+    refused = 0
+    for _ in range(3):  # others may slow the machine down just now
+        told = overloaded(slow, protocol)
+        refused += told.load.statuses[429]
+        if told.keeps_its_pace and told.keeps_its_word:
+            break
+    assert told.keeps_its_pace, "it still does its work, and refuses about two of three"
+    assert told.keeps_its_word, "what it accepts waits no longer than at capacity, nor do health and metrics"
+    assert set(closed(slow.port, [REQUEST], 20, connections=2).statuses) == {200}, "and then all is as before"
+    assert slow.metric("fti_queue_requests") == 0
+    assert slow.metric("fti_requests_total", code="429", protocol=protocol) >= refused
+
+
+@dataclass
+class Told:
+    """What is seen of an overload."""
+
+    load: Load
+    keeps_its_pace: bool
+    keeps_its_word: bool
+
+
+def overloaded(slow: Alone, protocol: Protocol) -> Told:
+    before = at_capacity(slow, protocol)
     rate = before.statuses[200] / before.wall
     seen: list[float] = []
     done = threading.Event()
     watcher = threading.Thread(target=watch, args=(slow, seen, done))
     watcher.start()
-    load = opened(slow.port, [REQUEST], 3 * rate, seconds=3)
+    if protocol == "grpc":
+        load = grpc_load.opened(slow.grpc, call(), 3 * rate, seconds=3)
+    else:
+        load = opened(slow.port, [REQUEST], 3 * rate, seconds=3)
     done.set()
     watcher.join()
     assert set(load.statuses) == {200, 429}, "no error, no connection lost"
+    until(lambda: refuses_nobody(slow, protocol))  # the last look at gRPC's queue holds for a moment
+    after = at_capacity(slow, protocol)
+    least = 0.5 * min(rate, after.statuses[200] / after.wall)
     answered, refused = load.statuses[200], load.statuses[429]
-    assert refused > answered / 4, "about two of three, where nobody else slows the server down or lets it go on"
-    after = at_capacity(slow)
-    assert answered / load.wall > 0.5 * min(rate, after.statuses[200] / after.wall), "it still does its work"
     most = max(each.quantiles(0.99)[0] for each in (before, after))
     (p99,), (refusal,) = load.quantiles(0.99), load.quantiles(0.5, status=429)
-    assert p99 < 3 * most, f"p99 {p99:.3f} s of what was accepted; {most:.3f} s at capacity"
-    assert refusal < most
-    assert len(seen) > 3 and max(seen) < 5 * most + 0.5, "health and metrics are answered meanwhile"
-    assert set(closed(slow.port, [REQUEST], 20, connections=2).statuses) == {200}, "and then all is as before"
-    assert slow.metric("fti_queue_requests") == 0
-    assert slow.metric("fti_requests_total", code="429", protocol="v1") == refused
+    healthy = len(seen) > 3 and max(seen) < 5 * most + 0.5
+    return Told(
+        load,
+        keeps_its_pace=answered / load.wall > least and refused > answered / 4,
+        keeps_its_word=p99 < 3 * most and refusal < most and healthy,
+    )
 
 
-def at_capacity(alone: Alone) -> Load:
+def at_capacity(alone: Alone, protocol: Protocol) -> Load:
     """As many callers as the queue has places: the server is never idle, and refuses nobody."""
-    load = closed(alone.port, [REQUEST], 400, connections=32)
+    load = asked(alone, protocol, 400, callers=32)
     assert set(load.statuses) == {200}
     return load
+
+
+def refuses_nobody(alone: Alone, protocol: Protocol) -> bool:
+    return set(asked(alone, protocol, 8, callers=2).statuses) == {200}
+
+
+def asked(alone: Alone, protocol: Protocol, count: int, callers: int) -> Load:
+    if protocol == "grpc":
+        return grpc_load.closed(alone.grpc, call(), count, connections=callers)
+    return closed(alone.port, [REQUEST], count, connections=callers)
 
 
 def watch(alone: Alone, seen: list[float], done: threading.Event) -> None:
@@ -123,6 +174,49 @@ def test_who_is_refused_is_told_when_to_ask_again(slow: Alone) -> None:
     assert refused and len(refused) < 64
     assert all(b"retry-after: 1\r\n" in head and b"connection: close" not in head for head in refused)
     assert b"the server is busy with 32 requests" in refused[0]
+
+
+@pytest.mark.slow
+def test_clients_that_try_again_are_told_when(slow: Alone) -> None:
+    """gRPC's own client, told to try again, does so when it is told, and not when its own back-off is over."""
+    policy = {"maxAttempts": 5, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1}
+    retry = {**policy, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": retry}]}
+    with grpc.insecure_channel(slow.grpc, options=[("grpc.service_config", json.dumps(config))]) as channel:
+        method, started = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer"), time.perf_counter()
+        calls = [method.future(call(), timeout=30) for _ in range(64)]
+        assert all(len(each.result()) > 0 for each in calls)
+    assert time.perf_counter() - started > 1.0
+
+
+def test_what_waits_in_grpcs_own_queue_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second of it: a server that only refused would answer nobody."""
+    from fti.serve import grpc_admission
+
+    async def taken(_: Any) -> str:
+        return "taken"
+
+    async def main() -> list[bool]:
+        shedding = grpc_admission.Shedding(Admission(Limits(max_queue=8)), cast("grpc_admission.Refuse", None))
+        details = SimpleNamespace(method=f"/{grpc_admission.INFER}", invocation_metadata=())
+        return [await shedding.intercept_service(taken, details) == "taken" for _ in range(64 + 3)][-4:]
+
+    monkeypatch.setattr(grpc_admission, "calls", lambda: 16)
+    assert asyncio.run(main()) == [True] * 4
+    monkeypatch.setattr(grpc_admission, "calls", lambda: 17)
+    assert asyncio.run(main()) == [False, True] * 2, "counted at every 64th call"
+
+
+def test_what_comes_after_a_burst_is_not_refused_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fti.serve import grpc_admission
+
+    found, now = iter([1000, 0]), [0.0]
+    monkeypatch.setattr(grpc_admission, "calls", lambda: next(found))
+    monkeypatch.setattr(grpc_admission, "monotonic", lambda: now[0])
+    shedding = grpc_admission.Shedding(Admission(Limits(max_queue=8)), cast("grpc_admission.Refuse", None))
+    assert [shedding._is_full() for _ in range(64 + 2)][-3:] == [True, False, True]
+    now[0] = 1.0
+    assert [shedding._is_full() for _ in range(60)] == [False] * 60
 
 
 @pytest.mark.slow
@@ -196,19 +290,23 @@ def test_a_full_queue_refuses_and_a_free_place_is_taken_again() -> None:
     async def main() -> None:
         admission, go = Admission(Limits(max_queue=2)), asyncio.Event()
 
-        async def work(_: float) -> int:
+        async def work() -> int:
+            deadline = admission.deadline()
             with admission:
-                await go.wait()
+                async with admission.until(deadline):
+                    await go.wait()
                 return admission.waiting
 
-        two = [asyncio.create_task(admission.run(work)) for _ in range(2)]
+        two = [asyncio.create_task(work()) for _ in range(2)]
         await asyncio.sleep(0)
         assert admission.waiting == 2
         with pytest.raises(OverloadedError):
-            await admission.run(work)
+            admission.deadline()
+        with pytest.raises(OverloadedError), admission:
+            pass
         go.set()
         assert await asyncio.gather(*two) == [2, 1]
-        assert (await admission.run(work), admission.waiting) == (1, 0)
+        assert (await work(), admission.waiting) == (1, 0)
 
     asyncio.run(main())
 
@@ -221,19 +319,40 @@ def test_the_shorter_deadline_counts_and_what_fails_frees_its_place() -> None:
         async def until_cancelled(deadline: float) -> None:
             assert deadline - loop.time() < 0.1
             with admission:
-                await asyncio.Event().wait()
+                async with admission.until(deadline):
+                    await asyncio.Event().wait()
 
-        with pytest.raises(DeadlineError):
-            await admission.run(until_cancelled, seconds=0.02)
+        for _ in range(2):  # one that is late does not make the next one so
+            with pytest.raises(DeadlineError):
+                await until_cancelled(admission.deadline(0.02))
+        assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
 
         async def fails(deadline: float) -> None:
             assert 9 < deadline - loop.time() < 10.1
             with admission:
-                raise ValueError
+                async with admission.until(deadline):
+                    raise ValueError
 
         with pytest.raises(ValueError):
-            await admission.run(fails, seconds=60)
+            await fails(admission.deadline(60))
         assert admission.waiting == 0
+
+    asyncio.run(main())
+
+
+def test_who_hangs_up_is_cancelled_and_not_late() -> None:
+    async def main() -> None:
+        admission = Admission(Limits())
+
+        async def waits() -> None:
+            async with admission.until(admission.deadline()):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(main())
 

@@ -4,13 +4,14 @@ import json
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fti.common.model_package import Signature
 from fti.common.tables import Feature
-from fti.serve.answers import answers, encode_v1, encode_v2, to_bytes
+from fti.serve.answers import V1Answers, answers, encode_v2, to_bytes
 from fti.serve.columns import BadRequestError, Schema
 from fti.serve.protocol import Request, decode_v1, decode_v2
 from tests.serve.tiny import INPUTS, ROW
@@ -278,7 +279,7 @@ def test_labels_keep_their_types(classes: Any, datatype: str, labels: list[Any])
     signature = Signature("m", "binary", (Feature("x", "float32"),), classes, 0.6)
     array = np.array(labels)
     predictions = [{"prediction": labels[0], "probability": 0.75}, {"prediction": labels[1], "probability": 0.5}]
-    assert json.loads(encode_v1(signature, SCORES, array)) == {"predictions": predictions}
+    assert json.loads(V1Answers(signature).encode(SCORES, array)) == {"predictions": predictions}
     outputs = answers(signature, SCORES, array)
     body, binary_at = encode_v2("m", "r1", Request({}, 2, "7"), outputs)
     assert binary_at is None
@@ -306,11 +307,44 @@ def test_binary_outputs_chosen_one_by_one() -> None:
 
 def test_multiclass_and_regression_in_v1() -> None:
     signature = Signature("m", "multiclass", (Feature("x", "float32"),), ("a", "b"))
-    answer = json.loads(encode_v1(signature, SCORES, np.array(["b", "a"])))
+    answer = json.loads(V1Answers(signature).encode(SCORES, np.array(["b", "a"])))
     assert answer["predictions"][0] == {"prediction": "b", "probabilities": {"a": 0.25, "b": 0.75}}
     signature = Signature("m", "regression", (Feature("x", "float32"),))
     values = np.array([1.5, -2.0], dtype=np.float32)
-    assert json.loads(encode_v1(signature, values, values)) == {
+    assert json.loads(V1Answers(signature).encode(values, values)) == {
         "predictions": [{"prediction": 1.5}, {"prediction": -2.0}]
     }
     assert answers(signature, values, values).keys() == {"prediction"}
+
+
+def test_a_head_that_is_known_is_read_with_its_own_data() -> None:
+    body, length = binary([ROW])
+    again, _ = binary([{**ROW, "distance": 7.5}])
+    assert again[:length] == body[:length] and again != body
+    for content, distance in ((body, ROW["distance"]), (again, 7.5), (body, ROW["distance"])):
+        assert decode_v2(content, SCHEMA, OUTPUTS, length).columns["distance"].tolist() == [distance]
+    for wrong, said in ((body[:-1], "origin_delays__mean_delay: the body ends"), (body + b"x", "belong to no input")):
+        with pytest.raises(BadRequestError, match=said):
+            decode_v2(wrong, SCHEMA, OUTPUTS, length)
+    head = body[: length - 1] + b', "model_name": "late"}'
+    for _ in range(2):
+        decode_v2(head + body[length:], SCHEMA, OUTPUTS, len(head), "late")
+        with pytest.raises(BadRequestError, match="model_name"):
+            decode_v2(head + body[length:], SCHEMA, OUTPUTS, len(head), "other")
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+
+
+@given(st.lists(names, min_size=2, max_size=4, unique=True), st.data())
+def test_v1_answers_are_the_json_of_their_rows(classes: list[str], data: st.DataObject) -> None:
+    signature = Signature("m", "multiclass", (Feature("x", "float32"),), tuple(classes))
+    numbers = st.lists(st.floats(0, 1, width=32), min_size=len(classes), max_size=len(classes))
+    scores = np.array(data.draw(st.lists(numbers, min_size=1, max_size=5)), np.float32)
+    labels = np.array(classes)[scores.argmax(axis=1)]
+    rows = [
+        {"prediction": label, "probabilities": dict(zip(classes, row, strict=True))}
+        for label, row in zip(labels.tolist(), scores, strict=True)
+    ]
+    expected = orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    assert V1Answers(signature).encode(scores, labels) == expected

@@ -10,8 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+import numpy as np
 import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 
 from fti.common.errors import OnlineStoreError
 from fti.common.online.reader import open_reader
@@ -21,12 +24,15 @@ from fti.serve.runner import running
 from fti.serve.status import read
 from tests.common.online import NOW, apply_shop, put, redis_store
 from tests.serve import tiny
-from tests.serve.keyed import KEYS, at_airport, open_keyed, row
+from tests.serve.alone import predictor
+from tests.serve.grpc_load import request
+from tests.serve.keyed import KEYS, REQUEST, at_airport, open_keyed, row
 from tests.serve.load import post_many
 from tests.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.slow
 
+PATIENCE = 3  # seconds; a machine that is busy with other tests is not taken for a Redis that hangs
 BODY = json.dumps({"instances": [row("JFK")]}).encode()
 
 
@@ -44,7 +50,7 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> None:
 
 
 def test_a_predictor_outlives_its_redis(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
-    repo, store = open_keyed(settings, tmp_path / "repo", redis_store(redis.port))
+    repo, store = open_keyed(settings, tmp_path / "repo", redis_store(redis.port, f",socket_timeout={PATIENCE}"))
     at_airport(store, "JFK", 30.0)
     package = tiny.write_binary(tmp_path / "package", entity_keys=KEYS, feature_service="late_v1")
     blessing = tiny.blessing(tmp_path / "blessing.json", package)
@@ -58,7 +64,7 @@ def test_a_predictor_outlives_its_redis(settings: Settings, tmp_path: Path, redi
         assert asked["views"][0]["origin_delays"]["status"] == "fresh", "the gateway lets it through"
         port = read(settings)["services"]["late"]["actual"]["revisions"]["stable"]["port"]
         metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-        labels = f'model_name="late",revision="{package.digest[:12]}",status="fresh",view="origin_delays"'
+        labels = f'asked="yes",model_name="late",revision="{package.digest[:12]}",status="fresh",view="origin_delays"'
         assert f"fti_looked_up_total{{{labels}}}" in metrics
 
 
@@ -81,27 +87,27 @@ def killed_and_back(gateway: str, path: str, redis: RedisServer, store: Any) -> 
 def hung_and_back(url: str, redis: RedisServer) -> None:
     """A Redis that takes requests and never answers holds up only requests that need it, and not for long."""
     full = {"instances": [tiny.ROW]}
-    os.kill(redis.pid, signal.SIGSTOP)
-    try:
-        waits: list[tuple[int, float, str]] = []
+    waits: list[tuple[int, float, str]] = []
+    with httpx.Client(timeout=30) as client:
 
         def keyed() -> None:
             started = time.monotonic()
-            response = httpx.post(url, content=BODY, timeout=30)
+            response = client.post(url, content=BODY)
             waits.append((response.status_code, time.monotonic() - started, response.headers.get("retry-after", "")))
 
         threads = [threading.Thread(target=keyed) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        started = time.monotonic()
-        assert httpx.post(url, json=full, timeout=30).status_code == 200
-        assert time.monotonic() - started < 0.9, "a request with all features does not wait for Redis"
-        for thread in threads:
-            thread.join()
-        assert {(status, retry) for status, _, retry in waits} == {(503, "1")}
-        assert max(seconds for _, seconds, _ in waits) < 4
-    finally:
-        os.kill(redis.pid, signal.SIGCONT)
+        os.kill(redis.pid, signal.SIGSTOP)
+        try:
+            for thread in threads:
+                thread.start()
+            assert client.post(url, json=full).status_code == 200
+            assert not waits, "a request with all features does not wait for Redis"
+            for thread in threads:
+                thread.join()
+        finally:
+            os.kill(redis.pid, signal.SIGCONT)
+    assert {(status, retry) for status, _, retry in waits} == {(503, "1")}
+    assert PATIENCE - 1 < max(seconds for _, seconds, _ in waits) < PATIENCE + 4
     until(lambda: httpx.post(url, content=BODY).status_code == 200)
 
 
@@ -140,3 +146,39 @@ def test_passwords_stay_secret(tmp_path: Path, redis: RedisServer) -> None:
     with pytest.raises(OnlineStoreError) as refusal:
         open_reader(store, "numbers_v1", lambda: datetime.now(UTC)).read({"customer_id": [1]})
     assert "s3cret" not in str(refusal.value)
+
+
+def test_http_and_grpc_share_one_connection(settings: Settings, tmp_path: Path, redis: RedisServer) -> None:
+    """Both are answered by one event loop, which reads Redis itself; each request gets its own features."""
+    repo, store = open_keyed(settings, tmp_path / "repo", redis_store(redis.port, ",client_name=predictor"))
+    for n in range(20):
+        at_airport(store, f"A{n}", float(n))
+    package = tiny.write_binary(tmp_path / "package", entity_keys=KEYS, feature_service="late_v1")
+    found: list[float] = []
+    with predictor(tmp_path, package, f"--feature_repo={repo}", environ={"FTI_HOME": str(settings.home)}) as alone:
+        load = threading.Thread(target=lambda: found.extend(by_grpc(alone.grpc, n) for n in range(20)))
+        load.start()
+        for n in range(20):
+            answer = alone.post("/v1/models/late:predict", json={"instances": [row(f"A{n}")]})
+            assert answer.json()["predictions"][0]["probability"] == pytest.approx(delayed(n), abs=1e-6)
+        load.join()
+        assert found == pytest.approx([delayed(n) for n in range(20)], abs=1e-6)
+        with redis.client() as client:
+            reading = [each for each in client.client_list() if (each["name"], each["cmd"]) == ("predictor", "hmget")]
+        assert len(reading) == 2, "that of the event loop, and one of the read when it started"
+
+
+def delayed(minutes: int) -> float:
+    return tiny.expected({**tiny.ROW, "origin_delays__mean_delay": float(minutes)}, 0.0)
+
+
+def by_grpc(address: str, airport: int) -> float:
+    message = request()
+    kept = [tensor for tensor in message.inputs if tensor.name in REQUEST]
+    del message.inputs[:]
+    message.inputs.extend(kept)
+    message.inputs.add(name="origin", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"A%d" % airport)
+    message.inputs.add(name="gate", datatype="INT64", shape=[1]).contents.int64_contents.append(7)
+    with grpc.insecure_channel(address) as channel:
+        answer = grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=60)
+    return float(np.frombuffer(answer.raw_output_contents[1], "<f4")[1])

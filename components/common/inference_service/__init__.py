@@ -1,8 +1,8 @@
 """KServe InferenceServices: which model packages serve under a name, with what share of the traffic.
 
-Where they lie, `FTI_SERVING` says: `local`, manifests in a folder that `fti serve` realises; `standard` or `knative`,
-a cluster's API in that mode of KServe, where a write returns when traffic is split as asked. The same functions and
-rules hold for all.
+Where they lie, `FTI_SERVING` says: `local`, manifests in a folder that `fti serve` realises; else a cluster's API,
+where a write returns when traffic is split as asked: by KServe in its Standard or its Knative mode, or by two services
+behind a route or a graph; `cluster` lets the cluster say which. The same functions and rules hold for all.
 """
 
 from fti.common.inference_service.folder import manifest_path, read_manifest
@@ -23,9 +23,11 @@ from fti.common.inference_service.service import (
 )
 from fti.common.inference_service.standard import parse, render
 from fti.common.inference_service.target import (
+    delete_service,
     read_service,
     service_names,
     stable_package_uri,
+    stop_service,
     wait_in_force,
     where,
     write_service,
@@ -44,6 +46,7 @@ __all__ = [
     "Revision",
     "Service",
     "check_name",
+    "delete_service",
     "manifest_path",
     "parse",
     "pushed",
@@ -52,6 +55,7 @@ __all__ = [
     "render",
     "service_names",
     "stable_package_uri",
+    "stop_service",
     "wait_in_force",
     "where",
     "write_service",

@@ -1,10 +1,10 @@
 """Why a model will not come up on a cluster, as its pods, its Deployments and KServe say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fti.common.inference_service.service import REVISION, Service
+from fti.common.inference_service.service import REVISION, Revision
 from fti.common.kubernetes_api import KubernetesApi
 from fti.common.masking import masked
 
@@ -32,21 +32,32 @@ class Failure:
     final: bool = True
 
 
-def failures(service: Service, manifest: dict[str, Any], api: KubernetesApi) -> list[Failure]:
-    """What keeps the models of a service from coming up; only pods of these very models count."""
+def failures(name: str, revisions: Iterable[Revision], manifest: dict[str, Any], api: KubernetesApi) -> list[Failure]:
+    """What keeps models from coming up; only pods of these very models count.
+
+    Args:
+        name: The InferenceService.
+        revisions: Its models.
+        manifest: It, with its status.
+        api: Where its pods are.
+    """
     found: list[Failure] = []
-    for revision, _ in service.revisions().values():
-        labels = f"serving.kserve.io/inferenceservice={service.name},{REVISION}={revision.name}"
-        for pod in api.items(f"api/v1/namespaces/{api.namespace}/pods", labels):
-            found += _of_pod(pod)
+    for revision in revisions:
+        found += of_pods(f"serving.kserve.io/inferenceservice={name},{REVISION}={revision.name}", api)
     deployments = f"apis/apps/v1/namespaces/{api.namespace}/deployments"
-    for deployment in api.items(deployments, f"serving.kserve.io/inferenceservice={service.name}"):
+    for deployment in api.items(deployments, f"serving.kserve.io/inferenceservice={name}"):
         found += _of_deployment(deployment)
     info = ((manifest.get("status") or {}).get("modelStatus") or {}).get("lastFailureInfo") or {}
     if info.get("reason") in _NO_RUNTIME:  # it may still be that of the model before
         text = f"KServe cannot serve it: {info['reason']}: {info.get('message', '')}".rstrip(": ")
         found.append(Failure(info["reason"], text, "Apply manifests/base/serving-runtimes.yaml", final=False))
     return found
+
+
+def of_pods(labels: str, api: KubernetesApi) -> list[Failure]:
+    """What keeps the pods with these labels from coming up."""
+    pods = api.items(f"api/v1/namespaces/{api.namespace}/pods", labels)
+    return [failure for pod in pods for failure in _of_pod(pod)]
 
 
 def _of_pod(pod: dict[str, Any]) -> Iterator[Failure]:

@@ -1,5 +1,6 @@
 """InferenceServices of this machine: one manifest for each in the folder that `fti serve` realises."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import yaml
 
 from fti.common.files import atomic_file
 from fti.common.inference_service import standard
-from fti.common.inference_service.service import Service, unreadable
+from fti.common.inference_service.service import Service, check_running, is_stopped, unreadable, with_stop
 from fti.common.settings import Settings
 
 
@@ -50,7 +51,34 @@ def read_manifest(name: str, settings: Settings) -> dict[str, Any] | None:
 
 
 def write(service: Service, settings: Settings) -> None:
-    """Writes the manifest of a service, whole or not at all; keeps what others added to it."""
-    manifest = standard.render(service, read_manifest(service.name, settings))
-    with atomic_file(manifest_path(service.name, settings)) as scratch:
+    """Writes the manifest of a service, whole or not at all; keeps what others added to it.
+
+    Raises:
+        ConfigError: The service is stopped.
+    """
+    base = read_manifest(service.name, settings)
+    check_running(replace(service, stopped=base is not None and is_stopped(base)))
+    _put(standard.render(service, base), settings)
+
+
+def stop(name: str, stopped: bool, settings: Settings) -> bool:
+    """Says in the manifest that nothing of a service shall run, or that it shall; says whether it was otherwise."""
+    service, base = read(name, settings), read_manifest(name, settings)
+    if service is None or base is None or service.stopped == stopped:
+        return False
+    _put(with_stop(base, stopped), settings)
+    return True
+
+
+def delete(name: str, settings: Settings) -> bool:
+    """Removes the manifest of a service; says whether there was one."""
+    try:
+        manifest_path(name, settings).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _put(manifest: dict[str, Any], settings: Settings) -> None:
+    with atomic_file(manifest_path(manifest["metadata"]["name"], settings)) as scratch:
         scratch.write_text(yaml.safe_dump(manifest, sort_keys=False), encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 from fti.common.errors import ServingError
 from fti.common.inference_service import knative
-from fti.common.inference_service.failures import Failure, failures
+from fti.common.inference_service.failures import Failure
 from fti.common.inference_service.service import REVISION, Service
 from fti.common.kubernetes_api import KubernetesApi
 
@@ -19,62 +19,43 @@ _GRACE = 5  # a fifth of the patience is for what may mend itself, such as a nod
 Manifest = dict[str, Any]
 
 
-def wait(
-    service: Service,
-    read: Callable[[], Manifest],
-    base: Manifest | None,
-    api: KubernetesApi,
-    seconds: float,
-    *,
-    trial: Mapping[str, str],
-    knative_mode: bool,
-) -> None:
-    """Waits until traffic is split as a service asks.
+def wait(name: str, pending: Callable[[], list[str]], problems: Callable[[], list[Failure]], seconds: float) -> None:
+    """Waits until nothing is missing any more.
 
     Args:
-        service: What was written.
-        read: Reads its manifest; raises where it is another's by now.
-        base: The manifest before it was written.
-        api: Where what KServe made of it lies.
+        name: The service.
+        pending: Looks, and says what is missing; raises where the service is another's by now.
+        problems: Why what is missing does not come up; asked after each look that found something missing.
         seconds: How long.
-        trial: In Knative mode, what the ConfigMap of the trial says.
-        knative_mode: Whether it is Knative mode; else Standard mode.
 
     Raises:
         ServingError: It does not come into force: a pod says why it never will, or the time is over.
     """
     began, pause, since = time.monotonic(), _FIRST_PAUSE, dict[str, float]()
     told: list[str] = []
-    while True:
-        manifest = read()
-        if knative_mode:
-            pending = knative_pending(service, manifest, base, trial)
-        else:
-            pending = standard_pending(service, manifest, api)
-        if not pending:
-            return
-        if pending != told:
-            log.info("%s: waiting: %s", service.name, "; ".join(pending))
-            told = pending
+    while missing := pending():
+        if missing != told:
+            log.info("%s: waiting: %s", name, "; ".join(missing))
+            told = missing
         now = time.monotonic()
-        _check_failures(service, failures(service, manifest, api), since, now, seconds / _GRACE)
+        _check_failures(name, problems(), since, now, seconds / _GRACE)
         if now - began > seconds:
             raise ServingError(
-                f"{service.name}: after {seconds:.0f} s not in force: {'; '.join(pending)}",
-                remedy=f"kubectl describe inferenceservice {service.name}; FTI_SERVING_SECONDS waits longer",
+                f"{name}: after {seconds:.0f} s not in force: {'; '.join(missing)}",
+                remedy=f"kubectl describe inferenceservice {name}; FTI_SERVING_SECONDS waits longer",
             )
         time.sleep(pause)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
-def _check_failures(service: Service, found: list[Failure], since: dict[str, float], now: float, grace: float) -> None:
+def _check_failures(name: str, found: list[Failure], since: dict[str, float], now: float, grace: float) -> None:
     """Raises what is final, and what may mend itself but has not for long."""
     for gone in since.keys() - {failure.reason for failure in found}:
         del since[gone]
     for failure in found:
         first = since.setdefault(failure.reason, now)
         if failure.final or now - first > grace:
-            raise ServingError(f"{service.name}: {failure.text}", remedy=failure.remedy)
+            raise ServingError(f"{name}: {failure.text}", remedy=failure.remedy)
 
 
 def standard_pending(service: Service, manifest: Manifest, api: KubernetesApi) -> list[str]:
@@ -87,8 +68,10 @@ def standard_pending(service: Service, manifest: Manifest, api: KubernetesApi) -
     pending = []
     for workload, (revision, _) in shares.items():
         deployment = api.get(f"apis/apps/v1/namespaces/{api.namespace}/deployments/{workload}")
-        pending += _rolled_out(workload, deployment, revision.name)
-    pending += _conditions(manifest, ["PredictorReady", *(["CanaryPredictorReady"] if canaries else []), "Ready"])
+        pending += _of_model(workload, deployment, revision.name)
+    pending += conditions_pending(
+        manifest, ["PredictorReady", *(["CanaryPredictorReady"] if canaries else []), "Ready"]
+    )
     statuses = {status["name"]: status for status in (manifest.get("status") or {}).get("canaryStatuses") or []}
     for canary in canaries:
         status = statuses.get(canary["predictor"]["name"], {})
@@ -104,18 +87,29 @@ def workload_of(service: str, predictor: Mapping[str, Any]) -> str:
     return "-".join(part for part in (service, predictor.get("name"), "predictor") if part)
 
 
-def _rolled_out(name: str, deployment: Manifest | None, revision: str) -> list[str]:
+def _of_model(name: str, deployment: Manifest | None, revision: str) -> list[str]:
     if deployment is None:
         return [f"Deployment {name} is not there"]
     template = deployment["spec"]["template"]["metadata"].get("labels") or {}
     if template.get(REVISION) != revision:
         return [f"Deployment {name} has not got model {revision}"]
+    return rolled_out(name, deployment, f"with model {revision}")
+
+
+def rolled_out(name: str, deployment: Manifest, what: str = "as asked") -> list[str]:
+    """What a Deployment lacks until all of its pods are those that it asks for, and ready.
+
+    Args:
+        name: The Deployment's.
+        deployment: It, with its status.
+        what: How its new pods are called.
+    """
     status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
         return [f"Deployment {name} has just been changed"]
     updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
     if updated < wanted or available < wanted or status.get("replicas", 0) > updated:
-        return [f"Deployment {name} has {available} of {wanted} pods ready, {updated} of them with model {revision}"]
+        return [f"Deployment {name} has {available} of {wanted} pods ready, {updated} of them {what}"]
     return []
 
 
@@ -134,13 +128,13 @@ def _routes(service: str, shares: Mapping[str, int], api: KubernetesApi) -> list
             if actual != {name: percent for name, percent in shares.items() if percent}:
                 pending.append(f"HTTPRoute {name} gives {_shares(actual)}, not {_shares(shares)}")
                 break
-        pending += _accepted(name, route)
+        pending += accepted(name, route)
     if len(shares) > 1 and not found:
         pending.append("there is no HTTPRoute: KServe splits traffic only where its ingress has enableGatewayApi: true")
     return pending
 
 
-def _accepted(name: str, route: Manifest) -> list[str]:
+def accepted(name: str, route: Manifest) -> list[str]:
     """Whether the gateway has taken over the route as it is now."""
     generation = route["metadata"].get("generation", 0)
     parents = (route.get("status") or {}).get("parents") or []
@@ -164,7 +158,7 @@ def knative_pending(service: Service, manifest: Manifest, base: Manifest | None,
         return ["Knative has not made a revision of the model"]
     if created != ready:
         return [f"revision {created} is not ready"]
-    pending = _conditions(manifest, ["PredictorReady", "LatestDeploymentReady", "RoutesReady", "Ready"])
+    pending = conditions_pending(manifest, ["PredictorReady", "LatestDeploymentReady", "RoutesReady", "Ready"])
     actual: dict[str, int] = {}
     for target in status.get("traffic") or []:
         name = target.get("revisionName", "")
@@ -183,7 +177,8 @@ def _shares(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{name or 'nobody'} {share:.0f} %" for name, share in shares.items()) or "nobody anything"
 
 
-def _conditions(manifest: Manifest, names: list[str]) -> list[str]:
+def conditions_pending(manifest: Manifest, names: list[str]) -> list[str]:
+    """Those of an object's conditions that are not true, and why."""
     found = {each["type"]: each for each in (manifest.get("status") or {}).get("conditions") or []}
     pending = []
     for name in names:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fti.common.errors import ConfigError
 from fti.common.inference_service.predictor import parse_predictor, render_predictor
-from fti.common.inference_service.service import API_VERSION, KIND, MODE, Revision, Service, unreadable
+from fti.common.inference_service.service import API_VERSION, KIND, MODE, Revision, Service, is_stopped, unreadable
 from fti.common.inference_service.standard import check_kind
 
 KNATIVE = "Knative"
@@ -50,6 +50,27 @@ def render(service: Service, base: dict[str, Any] | None = None) -> dict[str, An
         spec["predictor"] = render_predictor(service.stable, earlier)
         spec["predictor"].pop(PERCENT, None)
     return {**manifest, "apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+
+
+def without_trial(service: Service, base: dict[str, Any]) -> dict[str, Any]:
+    """The manifest as it may be stopped: of the stable model alone.
+
+    Nothing of a stopped service runs. What is started then is the newest model, with all of the traffic.
+
+    Raises:
+        ConfigError: A canary is on trial.
+    """
+    if PERCENT not in base["spec"]["predictor"]:
+        return base
+    if service.canary is not None:
+        raise ConfigError(
+            f"{service.name}: started again in Knative mode, its canary would get all of the traffic",
+            remedy=f"Run `fti promote {service.name}` or `fti rollback {service.name}` first",
+        )
+    after = copy.deepcopy(base)
+    after["spec"]["predictor"] = render_predictor(service.stable, base["spec"]["predictor"])
+    del after["spec"]["predictor"][PERCENT]
+    return after
 
 
 def trial(service: Service, base: dict[str, Any], before: Mapping[str, str]) -> dict[str, str]:
@@ -116,7 +137,7 @@ def parse(manifest: dict[str, Any], where: str, trial: Mapping[str, str]) -> Ser
         if manifest["spec"].get("canary"):
             raise unreadable(where, "has spec.canary, which Knative mode refuses", PERCENT)
         last, percent = parse_predictor(predictor), predictor.get(PERCENT)
-        service = Service(name=metadata["name"], stable=last)
+        service = Service(name=metadata["name"], stable=last, stopped=is_stopped(manifest))
         if percent is None:
             return service
         if STABLE_MODEL not in trial:

@@ -3,9 +3,11 @@
 import copy
 from typing import Any
 
-from fti.common.inference_service.service import DIGEST, MODEL_FORMAT, REVISION, SHADOW, Revision
+from fti.common.inference_service.runtimes import FTI, RUNTIMES, package_uri, served_uri
+from fti.common.inference_service.service import DIGEST, REVISION, SHADOW, Revision
 
 _FEATURE_REPO = "--feature_repo="
+_NAMED = {runtime.serving_runtime: name for name, runtime in RUNTIMES.items()}
 
 
 def render_predictor(revision: Revision, base: dict[str, Any]) -> dict[str, Any]:
@@ -13,21 +15,29 @@ def render_predictor(revision: Revision, base: dict[str, Any]) -> dict[str, Any]
 
     Args:
         revision: The model package.
-        base: An earlier predictor, whose other fields (resources, service account, …) are kept.
+        base: An earlier predictor, whose other fields (resources, service account, a runtime of the platform's own, …)
+            are kept.
     """
     predictor = copy.deepcopy(base)
     model = predictor.get("model") or {}
-    args = [arg for arg in model.get("args") or [] if not arg.startswith(_FEATURE_REPO)]
+    runtime = RUNTIMES[revision.runtime]
+    args = [] if runtime.tensors else [arg for arg in model.get("args") or [] if not arg.startswith(_FEATURE_REPO)]
     if revision.feature_repo:
         args.append(_FEATURE_REPO + revision.feature_repo)
     model = {
         "name": "",  # required by the schema of a canary; KServe sets it
         **model,
-        "modelFormat": {"name": MODEL_FORMAT},
+        "modelFormat": {"name": runtime.model_format},
+        "runtime": runtime.serving_runtime,
         "protocolVersion": "v2",
-        "storageUri": revision.storage_uri,
+        "storageUri": served_uri(revision),
         "args": args,
     }
+    own = (base.get("model") or {}).get("runtime", "")
+    if runtime.automatic and own and own not in _NAMED:
+        model["runtime"] = own
+    elif runtime.automatic:
+        del model["runtime"]
     if not args:
         del model["args"]
     annotations = {key: value for key, value in (predictor.get("annotations") or {}).items() if key != SHADOW}
@@ -47,15 +57,24 @@ def parse_predictor(predictor: dict[str, Any]) -> Revision:
     digest, uri = predictor["annotations"][DIGEST], model["storageUri"]
     if not isinstance(digest, str) or not isinstance(uri, str):
         raise TypeError(f"{DIGEST} and storageUri must be text")
-    return Revision(digest=digest, storage_uri=uri, feature_repo=repos[-1] if repos else "")
+    runtime = _NAMED.get(model.get("runtime", ""), FTI)
+    return Revision(digest, package_uri(uri, runtime), repos[-1] if repos else "", runtime)
 
 
-def without_feature_repo(predictor: dict[str, Any]) -> dict[str, Any]:
-    """The predictor with an argument that says so where it asks no feature store.
+def saying_all(predictor: dict[str, Any], canary: Revision, stable: Revision) -> dict[str, Any]:
+    """A canary's predictor that also says what it leaves out.
 
-    KServe fills what a canary leaves out from the stable predictor: silence would bring that one's arguments.
+    KServe fills what a canary leaves out from the stable predictor: silence would bring that one's feature repository
+    and runtime.
+
+    Args:
+        predictor: As `render_predictor` made it.
+        canary: What it serves.
+        stable: What the stable predictor serves.
     """
-    model = predictor["model"]
-    if any(arg.startswith(_FEATURE_REPO) for arg in model.get("args") or []):
-        return predictor
-    return {**predictor, "model": {**model, "args": [*(model.get("args") or []), _FEATURE_REPO]}}
+    model = dict(predictor["model"])
+    if stable.feature_repo and not canary.feature_repo:
+        model["args"] = [*(model.get("args") or []), _FEATURE_REPO]
+    if stable.runtime != canary.runtime and "runtime" not in model:
+        model["runtime"] = RUNTIMES[canary.runtime].serving_runtime
+    return {**predictor, "model": model}

@@ -8,7 +8,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from fti.common.inference_service.predictor import parse_predictor, render_predictor, without_feature_repo
+from fti.common.inference_service.predictor import parse_predictor, render_predictor, saying_all
 from fti.common.inference_service.service import (
     API_VERSION,
     CANARY,
@@ -18,6 +18,7 @@ from fti.common.inference_service.service import (
     SHADOW,
     UNIT,
     Service,
+    is_stopped,
     unreadable,
 )
 
@@ -61,8 +62,7 @@ def _canary(service: Service, earlier: dict[str, Any], stable_name: str) -> dict
     base = {key: value for key, value in earlier.items() if key not in _NOT_A_CANARYS}
     predictor = render_predictor(service.canary, base)
     predictor["name"] = next(name for name in _CANARY_NAMES if name != stable_name)
-    if service.stable.feature_repo:
-        predictor = without_feature_repo(predictor)
+    predictor = saying_all(predictor, service.canary, service.stable)
     if service.canary_percent == 0 and earlier.get("minReplicas") != 0:
         predictor["minReplicas"] = 1  # KServe gives a canary its share of the stable one's replicas: else none
     if service.shadow:
@@ -121,7 +121,8 @@ def _parsed(manifest: dict[str, Any], where: str) -> Service:
     unit = (metadata.get("annotations") or {}).get(UNIT, "")
     if not isinstance(unit, str):
         raise unreadable(where, f"has the {UNIT} {unit!r}", "the name of a column of the requests, as text")
-    service = Service(name=metadata["name"], stable=parse_predictor(spec["predictor"]), unit=unit)
+    stable = parse_predictor(spec["predictor"])
+    service = Service(name=metadata["name"], stable=stable, unit=unit, stopped=is_stopped(manifest))
     if not canaries:
         return service
     predictor = canaries[0]["predictor"]

@@ -67,6 +67,27 @@ def wait_in_force(service: Service, settings: Settings, probe: Callable[[str], N
         _cluster(settings).wait(service, probe)
 
 
+def stop_service(name: str, stopped: bool, settings: Settings) -> bool:
+    """Stops a service, or starts it; on a cluster, waits for that. Says whether it was otherwise before.
+
+    Raises:
+        ConfigError: On a cluster in Knative mode: a canary is on trial.
+        ServingError: On a cluster: it does not come to be.
+    """
+    if settings.serving == LOCAL:
+        return folder.stop(name, stopped, settings)
+    return _cluster(settings).stop(name, stopped)
+
+
+def delete_service(name: str, settings: Settings) -> bool:
+    """Deletes a service with all that runs of it, but not its packages; says whether there was one.
+
+    Raises:
+        ServingError: On a cluster: it was not made by a push, or does not go.
+    """
+    return folder.delete(name, settings) if settings.serving == LOCAL else _cluster(settings).delete(name)
+
+
 def where(name: str, settings: Settings) -> str:
     """Where the manifest of a service is, for people."""
     return str(folder.manifest_path(name, settings)) if settings.serving == LOCAL else _cluster(settings).where(name)

@@ -37,15 +37,16 @@ class FeastSource:
         import numpy as np
 
         values: list[Sequence[bytes | None]] = []
-        known, read = [], []
+        known: list[int] = []
+        read = []
         for view, table in zip(self._plan.views, self._tables, strict=True):
             rows = self._read(table, asked.keys[view.key])
             read.append(rows)
             for name in view.features:
                 values.append([row[1][name].SerializeToString() if row[1] and name in row[1] else None for row in rows])
-            times = [NEVER if row[0] is None else (row[0] - _EPOCH) // timedelta(microseconds=1) for row in rows]
-            known.append(np.array(times, dtype=np.int64))
-        return Fetched(values, known, self._computed(read, asked) if self._on_demand else {})
+            known += [NEVER if row[0] is None else (row[0] - _EPOCH) // timedelta(microseconds=1) for row in rows]
+        computed = self._computed(read, asked) if self._on_demand else {}
+        return Fetched(values, np.array(known, dtype=np.int64), computed)
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -7,6 +7,7 @@ order, then the values in that order, each with its type and length before it, l
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fti.common.errors import ConfigError, FeatureStoreError
@@ -34,8 +35,7 @@ def entity_keys(join_keys: Sequence[str], dtypes: Sequence[KeyType], columns: Se
     Raises:
         ConfigError: A value is null or not of its type; names the row.
     """
-    order = sorted(range(len(join_keys)), key=join_keys.__getitem__)
-    head = key_head(join_keys)
+    head, order = _arranged(tuple(join_keys))
     parts = [_values(join_keys[at], dtypes[at], columns[at]) for at in order]
     if len(parts) == 1:
         return [head + value for value in parts[0]]
@@ -47,6 +47,12 @@ def key_head(join_keys: Sequence[str]) -> bytes:
     names = [name.encode() for name in sorted(join_keys)]
     described = b"".join(_HEAD.pack(_CODES["string"], len(name)) + name for name in names)
     return struct.pack("<I", len(names)) + described
+
+
+@lru_cache(1024)
+def _arranged(join_keys: tuple[str, ...]) -> tuple[bytes, list[int]]:
+    """What all keys begin with, and in which order their values come."""
+    return key_head(join_keys), sorted(range(len(join_keys)), key=join_keys.__getitem__)
 
 
 def key_types(view: "FeatureView") -> dict[str, KeyType]:

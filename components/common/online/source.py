@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fti.common.online.plan import Plan
 
@@ -18,12 +18,13 @@ class Fetched:
 
     Attributes:
         values: For each feature of the plan, in order: the stored bytes for each distinct key of its view.
-        known_at: For each view, in order: int64 microseconds since 1970 for each distinct key, `NEVER` where no row.
+        known_at: Int64: for each view, in order, and each distinct key of it, microseconds since 1970, `NEVER` where
+            no row.
         computed: What on-demand views made: name -> a value for each row of the request.
     """
 
     values: "list[Sequence[bytes | None]]"
-    known_at: "list[np.ndarray]"
+    known_at: "np.ndarray"
     computed: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -32,12 +33,14 @@ class Asked:
     """What is wanted of a store.
 
     Attributes:
+        rows: How many.
         keys: For each key of the plan, the distinct entity keys, serialized.
         places: For each key of the plan, which of them each row has.
         entities: What the caller sent.
         now: The time of the read.
     """
 
+    rows: int
     keys: list[list[bytes]]
     places: list[list[int]]
     entities: Mapping[str, Sequence[Any]]
@@ -58,6 +61,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Gives its connections back."""
+        ...
+
+
+@runtime_checkable
+class LoopSource(Source, Protocol):
+    """An online store that can also be asked from an event loop, which goes on meanwhile."""
+
+    async def afetch(self, asked: Asked) -> Fetched:
+        """As `Source.fetch`."""
         ...
 
 

@@ -47,13 +47,13 @@ class SqliteSource:
         import numpy as np
 
         values: list[Sequence[bytes | None]] = []
-        known = []
+        known: list[int] = []
         try:
             connection = self._connection()
             for view in self._plan.views:
                 columns, times = _read(connection, f"{self._plan.project}_{view.stored_as}", view, asked.keys[view.key])
                 values += columns
-                known.append(np.array(times, dtype=np.int64))
+                known += times
         except (sqlite3.Error, OSError) as error:
             self._connections.one = None
             if "no such table" in str(error):
@@ -63,7 +63,7 @@ class SqliteSource:
             raise OnlineStoreError(
                 f"the online store {self._path} does not answer: {error}", remedy="Materialize first, or free the file"
             ) from error
-        return Fetched(values, known)
+        return Fetched(values, np.array(known, dtype=np.int64))
 
     def close(self) -> None:
         """See `Source.close`."""

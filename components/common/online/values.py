@@ -5,6 +5,7 @@ byte, then four or eight bytes (float, double) or a varint (whole numbers, boole
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fti.common.errors import FeatureStoreError
@@ -19,6 +20,7 @@ NUMBERS = frozenset({*_FLOATS, *_WHOLE})
 _STRING = 0x12
 _LONGEST_VARINT = 11  # bytes, with the tag
 _POWERS = tuple(1 << shift for shift in range(0, 35, 7))
+_FEW = 64  # up to so many values, a loop is faster than NumPy
 _SAME = {"DOUBLE": "FLOAT", "INT32": "INT64", "PDF_BYTES": "BYTES", "IMAGE_BYTES": "BYTES"}  # equal to a reader
 NEVER = -(2**63)  # microseconds; NaT
 
@@ -67,35 +69,49 @@ def times(values: "Sequence[bytes | None]") -> "np.ndarray":
     """
     import numpy as np
 
+    if len(values) <= _FEW:
+        return np.array(_few_times(values), dtype=np.int64)
     raw = np.array([value or b"" for value in values], dtype="S12").view(np.uint8).reshape(-1, 12).astype(np.int64)
     # From 1978 to 3058 seconds take five bytes after their tag; nanoseconds, if any, are the last and zeros follow.
     usual = (raw[:, 0] == 0x08) & (raw[:, 1:5] >= 0x80).all(axis=1) & (raw[:, 5] < 0x80)
     usual &= (raw[:, 6] == 0x10) | (raw[:, 6] == 0)
     digits = raw & 0x7F
     found: np.ndarray = digits[:, 1:6] @ _POWERS * 1_000_000 + digits[:, 7:12] @ _POWERS // 1000
-    for row in np.flatnonzero(~usual).tolist():
-        found[row] = _time(values[row])
+    if not usual.all():
+        rest = np.flatnonzero(~usual)
+        found[rest] = _few_times([values[row] for row in rest.tolist()])
     return found
 
 
 def _floats(kind: str, values: "Sequence[bytes | None]") -> "np.ndarray":
     import numpy as np
 
-    tag, dtype = _FLOATS[kind]
-    size = 1 + np.dtype(dtype).itemsize
-    missing = bytes([tag]) + np.array(np.nan, dtype).tobytes()
+    tag, dtype, missing = _float_type(kind)
     filled = [value or missing for value in values]
-    if set(map(len, filled)) <= {size}:
-        read = np.frombuffer(b"".join(filled), dtype=[("tag", "u1"), ("value", dtype)])
+    if set(map(len, filled)) <= {dtype.itemsize}:
+        read = np.frombuffer(b"".join(filled), dtype)
         if (read["tag"] == tag).all():
+            if kind == "FLOAT":
+                return read["value"].astype(np.float32)
             with np.errstate(over="ignore"):
                 return read["value"].astype(np.float32)
     return _one_by_one(kind, values)
 
 
+@lru_cache
+def _float_type(kind: str) -> "tuple[int, np.dtype[Any], bytes]":
+    """Tag, layout, and what stands for a value that is missing."""
+    import numpy as np
+
+    tag, dtype = _FLOATS[kind]
+    return tag, np.dtype([("tag", "u1"), ("value", dtype)]), bytes([tag]) + np.array(np.nan, dtype).tobytes()
+
+
 def _whole(kind: str, values: "Sequence[bytes | None]") -> "np.ndarray":
     import numpy as np
 
+    if len(values) <= _FEW:
+        return _few_whole(kind, values)
     filled = [value or b"" for value in values]
     if max(map(len, filled), default=0) > _LONGEST_VARINT:
         return _one_by_one(kind, values)
@@ -110,6 +126,34 @@ def _whole(kind: str, values: "Sequence[bytes | None]") -> "np.ndarray":
     decoded: np.ndarray = digits.sum(axis=1, dtype=np.uint64).view(np.int64).astype(np.float32)
     decoded[missing] = np.nan
     return decoded
+
+
+def _few_whole(kind: str, values: "Sequence[bytes | None]") -> "np.ndarray":
+    import numpy as np
+
+    tag, found, missing = _WHOLE[kind], [], []
+    for at, value in enumerate(values):
+        if not value:
+            missing.append(at)
+            found.append(0)
+        elif value[0] == tag and len(value) <= _LONGEST_VARINT:
+            found.append(_whole_number(value))
+        else:
+            return _one_by_one(kind, values)
+    decoded = np.array(found, dtype=np.int64).astype(np.float32)  # rounded once
+    if missing:
+        decoded[missing] = np.nan
+    return decoded
+
+
+def _whole_number(value: bytes) -> int:
+    """The varint after the tag."""
+    number = shift = 0
+    for byte in value[1:]:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+    number &= 2**64 - 1
+    return number if number < 2**63 else number - 2**64
 
 
 def _one_by_one(kind: str, values: "Sequence[bytes | None]") -> "np.ndarray":
@@ -151,10 +195,18 @@ def _anything(kind: str, value: bytes) -> Any:
     return feast_value_type_to_python_type(message, ValueType[kind])
 
 
-def _time(value: bytes | None) -> int:
+def _few_times(values: "Sequence[bytes | None]") -> list[int]:
+    from google.protobuf.message import DecodeError
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    if not value:
-        return NEVER
-    stamp = Timestamp.FromString(value)
-    return int(stamp.seconds * 1_000_000 + stamp.nanos // 1000)
+    found = []
+    try:
+        for value in values:
+            if value:
+                stamp = Timestamp.FromString(value)
+                found.append(stamp.seconds * 1_000_000 + stamp.nanos // 1000)
+            else:
+                found.append(NEVER)
+    except DecodeError as error:
+        raise FeatureStoreError("the online store holds an event time that is none") from error
+    return found

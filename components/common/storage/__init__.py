@@ -8,12 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fti.common.errors import StorageError
+from fti.common.errors import BusyError, StorageError
 from fti.common.settings import Settings
 from fti.common.storage import local, objects, web
 from fti.common.storage.location import Location, parse, shown
 
-__all__ = ["download", "exists", "find", "local_copy", "publish_dir", "read_text", "shown", "stamps", "upload"]
+__all__ = [
+    "download",
+    "exists",
+    "find",
+    "is_shared",
+    "local_copy",
+    "publish_dir",
+    "read_text",
+    "read_versioned",
+    "replace_text",
+    "shown",
+    "stamps",
+    "upload",
+]
+
+_RACES = 10  # reads of a text that others write
 
 
 def find(uri: str, settings: Settings) -> list[str]:
@@ -116,6 +131,62 @@ def read_text(uri: str, settings: Settings) -> str:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise StorageError(f"{shown(uri)} is not UTF-8 text: byte {error.start} is wrong") from error
+
+
+def is_shared(uri: str) -> bool:
+    """Whether a URI names an object store, which other machines see too and which writes on a condition."""
+    return not parse(uri).is_local and not parse(uri).is_web
+
+
+def read_versioned(uri: str, settings: Settings) -> tuple[str, str]:
+    """The text of a small object, and the version that `replace_text` takes; both empty where there is none.
+
+    Raises:
+        StorageError: It cannot be read, or is written all the time.
+    """
+    location = parse(uri)
+    store = _store(location, settings)
+    version = store.version(location.bucket, location.key)
+    for _ in range(_RACES):
+        if not version:
+            return "", ""
+        with TemporaryDirectory(prefix="fti-storage-") as scratch:
+            store.get(location.bucket, location.key, Path(scratch) / "text")
+            text = (Path(scratch) / "text").read_text(encoding="utf-8")
+        before, version = version, store.version(location.bucket, location.key)
+        if version == before:
+            return text, version
+    raise StorageError(f"{shown(uri)} changes while it is read", remedy="Run it again")
+
+
+def replace_text(text: str, uri: str, version: str, settings: Settings) -> str:
+    """Writes a small object if it still has the version that was read: of several who do so at once, one succeeds.
+
+    Args:
+        text: What to write; no two writers may write the same, for that would be taken for one write.
+        uri: `s3://` or `gs://`.
+        version: What `read_versioned` or this function returned; empty: there must be none yet.
+        settings: How object stores are reached.
+
+    Returns:
+        Its new version.
+
+    Raises:
+        BusyError: Another has written it meanwhile; nothing was written.
+        StorageError: It cannot be written.
+    """
+    location = parse(uri)
+    store = _store(location, settings)
+    with TemporaryDirectory(prefix="fti-storage-") as scratch:
+        file = Path(scratch) / "text"
+        file.write_text(text, encoding="utf-8")
+        try:
+            return store.replace(file, location.bucket, location.key, version)
+        except BusyError:  # also where the answer to a first try was lost, and a second found the first
+            found, now = read_versioned(uri, settings)
+            if now and found == text:
+                return now
+            raise
 
 
 def upload(path: str | Path, uri: str, settings: Settings) -> None:

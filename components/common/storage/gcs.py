@@ -48,9 +48,9 @@ class GcsStore:
             blob = self._client.bucket(bucket).get_blob(key, timeout=_TIMEOUT, retry=_retry())
             return str(blob.generation) if blob else ""
 
-    def replace(self, path: Path, bucket: str, key: str, version: str) -> None:
-        """Writes a file as an object if that still has a version; else it is a BusyError."""
-        self._upload(path, bucket, key, if_generation_match=int(version or 0))
+    def replace(self, path: Path, bucket: str, key: str, version: str) -> str:
+        """Writes a file as an object if that still has a version, and returns its new one; else it is a BusyError."""
+        return self._upload(path, bucket, key, if_generation_match=int(version or 0))
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         """Removes objects; those that are absent already are no error."""
@@ -63,11 +63,12 @@ class GcsStore:
                 except NotFound:
                     continue
 
-    def _upload(self, path: Path, bucket: str, key: str, **condition: int) -> None:
+    def _upload(self, path: Path, bucket: str, key: str, **condition: int) -> str:
         large = path.stat().st_size > _CHUNK
         with _errors(f"gs://{bucket}/{key}", bucket):
             blob = self._client.bucket(bucket).blob(key, chunk_size=_CHUNK if large else None)
             blob.upload_from_filename(str(path), checksum="crc32c", timeout=_TIMEOUT, retry=_retry(), **condition)
+            return str(blob.generation)
 
     @cached_property
     def _client(self) -> "Client":

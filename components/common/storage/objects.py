@@ -32,8 +32,11 @@ class ObjectStore(Protocol):
     def version(self, bucket: str, key: str) -> str:
         """What changes whenever an object is written; empty where there is none."""
 
-    def replace(self, path: Path, bucket: str, key: str, version: str) -> None:
-        """Writes a small file as an object if that still has a version; else raises BusyError and writes nothing."""
+    def replace(self, path: Path, bucket: str, key: str, version: str) -> str:
+        """Writes a small file as an object if that still has a version, and returns its new one.
+
+        Else raises BusyError and writes nothing.
+        """
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         """Removes objects; those that are absent already are no error."""

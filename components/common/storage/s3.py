@@ -81,8 +81,8 @@ class S3Store:
                     return ""
                 raise
 
-    def replace(self, path: Path, bucket: str, key: str, version: str) -> None:
-        """Writes a small file as an object if that still has a version; else it is a BusyError.
+    def replace(self, path: Path, bucket: str, key: str, version: str) -> str:
+        """Writes a small file as an object if that still has a version, and returns its new one; else a BusyError.
 
         The condition travels with a presigned request: `minio` has no argument for it.
         """
@@ -96,6 +96,7 @@ class S3Store:
         if answer.status != 200:
             code = _code(answer.data)
             raise _explained("PreconditionFailed" if answer.status in {409, 412} else code, uri, bucket)
+        return str(answer.headers.get("ETag", "")).strip('"')
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         """Removes objects, one by one: S3's bulk deletion is not spoken by every store."""

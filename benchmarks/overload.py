@@ -1,0 +1,62 @@
+"""A predictor asked for three times what it can answer, after as much as it can: what it answers, refuses and takes.
+
+Run: `python benchmarks/overload.py [--json]`. The load comes from this process, at random times (Poisson) where it is
+too much. Of the small model, this process can hardly send three times what the predictor answers: `asked_per_s` says
+what it sent.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [
+    str(Path(__file__).parents[1]),
+    *map(str, (Path(__file__).parent, Path(__file__).parent / "contenders")),
+]
+
+from asked import sample, v1, write_iris  # noqa: E402
+from iris import NAMES  # noqa: E402
+from serving import Contender, serving, table  # noqa: E402
+
+from tests.serve.http_load import closed, opened  # noqa: E402
+from tests.serve.test_overload import write_slow  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        found = overloaded(Path(name))
+    print(json.dumps({"overload": found}) if arguments.json else table(found))
+
+
+def overloaded(folder: Path) -> list[dict[str, Any]]:
+    """The predictor at capacity (as many callers as its queue has places), and asked for three times as much."""
+    write_iris(folder / "iris")
+    write_slow(folder / "slow")
+    found = []
+    for model, queue, names in (("iris", 128, NAMES), ("slow", 32, ("x",))):
+        argv = [sys.executable, "-m", "fti.serve.predictor", f"--package={folder / model}", f"--name={model}"]
+        argv += ["--host=127.0.0.1", "--http_port={port}", "--grpc_port={grpc_port}", f"--max_queue={queue}"]
+        contender = Contender(model, model, argv, f"/v2/models/{model}/ready", v1(model, names))
+        with serving(contender) as server:
+            request = [contender.ask(sample(len(names), 1))]
+            closed(server.port, request, 200, 8)
+            full = closed(server.port, request, 10_000 if model == "iris" else 1000, queue)
+            rate = full.statuses[200] / full.wall
+            over = opened(server.port, request, 3 * rate, 3)
+            for name, load in (("at capacity", full), ("asked for 3 times that", over)):
+                p50, p99 = load.quantiles(0.5, 0.99)
+                row = {"model": model, "load": name, "asked_per_s": round(sum(load.statuses.values()) / load.wall)}
+                row |= {"answered_per_s": round(load.statuses[200] / load.wall), "refused": load.statuses[429]}
+                row |= {"failed": sum(load.statuses.values()) - load.statuses[200] - load.statuses[429]}
+                found.append({**row, "p50_ms": round(1e3 * p50, 2), "p99_ms": round(1e3 * p99, 2)})
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What a predictor refuses over gRPC before it reads it.
+
+gRPC's library takes calls one by one, a turn of the event loop for each, out of a queue of its own. So a server that is
+asked for too much leaves them waiting there, where no admission sees them. What waits there is counted here, by gRPC's
+own counters (channelz), and what is too much is refused by its head.
+"""
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+import grpc
+import orjson
+from grpc._cython import cygrpc
+
+from fti.serve.admission import Admission, OverloadedError
+from fti.serve.protocol import INFER
+
+OPTIONS = (("grpc.enable_channelz", 1), ("grpc.max_channel_trace_event_memory_per_node", 0))
+_LOOK_EVERY = 64  # calls: a look takes about as long as an answer
+_HOLDS = 0.02  # seconds, for which a look that found too much holds: what follows a burst is not to pay for it
+_BEYOND = 2  # times the queue's places: calls count as live for a moment after they were answered
+
+Refuse = Callable[[tuple[tuple[str, str | bytes], ...], OverloadedError, Any], Awaitable[None]]
+
+
+class Shedding(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
+    """Refuses predictions while the queue is full, or while twice as many calls as it has places wait in gRPC's own.
+
+    A refusal takes between a quarter and the whole of what a small model's answer takes. So of the calls that wait in
+    gRPC's queue alone every second is answered: a server that only refused would be overloaded by that.
+
+    Args:
+        admission: Says how many places there are.
+        refuse: Ends a call; given its metadata, why, and its context.
+    """
+
+    def __init__(self, admission: Admission, refuse: Refuse) -> None:
+        self._admission, self._refuse = admission, refuse
+        self._calls, self._since, self._looked, self._turn = 0, 0, 0.0, False
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """The handler of a call."""
+        if details.method.removeprefix("/") != INFER or not self._is_full():
+            return await continuation(details)
+
+        async def refused(_: Any, context: Any) -> None:
+            error = OverloadedError(self._admission.limits.max_queue)
+            await self._refuse(details.invocation_metadata, error, context)
+
+        # As for a stream, whose messages a handler reads by itself: this one reads none.
+        return grpc.stream_unary_rpc_method_handler(refused)
+
+    def _is_full(self) -> bool:
+        most = self._admission.limits.max_queue
+        if self._admission.waiting >= most:
+            return True
+        self._since += 1
+        beyond = self._calls > _BEYOND * most
+        if self._since >= _LOOK_EVERY or (beyond and monotonic() - self._looked > _HOLDS):
+            self._calls, self._since, self._looked = calls(), 0, monotonic()
+            beyond = self._calls > _BEYOND * most
+        self._turn = beyond and not self._turn
+        return self._turn
+
+
+def calls() -> int:
+    """How many calls this process's gRPC servers have begun to receive and not yet ended, wherever they wait."""
+    servers = orjson.loads(cygrpc.channelz_get_servers(0)).get("server", [])
+    counts = [{name: int(count) for name, count in server["data"].items() if name in _COUNTS} for server in servers]
+    return sum(each.get(_BEGUN, 0) - each.get(_WELL, 0) - each.get(_BADLY, 0) for each in counts)
+
+
+_COUNTS = _BEGUN, _WELL, _BADLY = "callsStarted", "callsSucceeded", "callsFailed"
