@@ -26,7 +26,7 @@ OF_KIND = {kind: resource for resource, kind in KINDS.items()}
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """A cluster with KServe on which overlays/minio was applied, its placeholders filled in."""
+    """A cluster with KServe on which overlays/minio was applied, its placeholders filled in, and Standard mode said."""
     with serving(ApiServer()) as api:
         for each in overlay("minio"):
             if each["kind"] in OF_KIND:
@@ -35,6 +35,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
                 api.put(OF_KIND[each["kind"]], each["metadata"].get("namespace", ""), each)
         for each in of_kind(overlay("minio"), "StatefulSet"):
             api.put("statefulsets.apps", "fti", {**each, "status": {"readyReplicas": 1}})
+        api.objects["configmaps", "fti", "fti-settings"]["data"]["FTI_SERVING"] = "standard"
         api.put(CRD, "", crd("inferenceservices.serving.kserve.io", "v1beta1", canary={}))
         api.put(CRD, "", crd("httproutes.gateway.networking.k8s.io", "v1"))
         ingress = {"enableGatewayApi": True, "kserveIngressGateway": "kserve/kserve-ingress-gateway"}
@@ -60,8 +61,13 @@ def found(mode: str = "standard") -> list[Finding]:
     return check_cluster(settings, KubernetesApi.connect("fti"))
 
 
-def test_a_cluster_as_the_manifests_make_it_is_well(api: ApiServer) -> None:
-    assert [finding for finding in found() if finding.status != "ok"] == []
+@pytest.mark.parametrize("mode", ["standard", "cluster"])
+def test_a_cluster_as_the_manifests_make_it_is_well(api: ApiServer, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    api.objects["configmaps", "fti", "fti-settings"]["data"]["FTI_SERVING"] = mode
+    config = api.objects["configmaps", "kserve", "inferenceservice-config"]["data"]
+    config["router"] = json.dumps({"image": "kserve/router:v0.21.0"})
+    monkeypatch.setenv("FTI_SERVING", mode)
+    assert [finding for finding in found(mode) if finding.status != "ok"] == []
     result = CliRunner().invoke(doctor_command, ["--json"])
     assert result.exit_code == 0 and "hunter2" not in result.output
     assert {each["status"] for each in json.loads(result.output)} == {"ok"}

@@ -232,7 +232,7 @@ def test_every_variable_is_one_that_the_code_reads_and_settings_can_be_read() ->
             environ |= {key: b64decode(value).decode() for key, value in secret["data"].items()}
         assert set(environ) - {"REDIS_PASSWORD"} <= known
         settings = Settings.from_env({**environ, "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
-        assert settings.serving == "standard" and settings.models_uri.startswith(("s3://", "gs://"))
+        assert settings.serving == "cluster" and settings.models_uri.startswith(("s3://", "gs://"))
 
 
 def test_the_variables_of_the_server_profile_are_all_given() -> None:
