@@ -55,7 +55,7 @@ def main() -> None:
 def _measured(path: Path, count: int) -> dict[str, Any]:
     start = time.process_time()
     from fti.common.model_package import load_package
-    from fti.serve.explain_worker import PackageExplainer, _columns, graph_inputs
+    from fti.serve.explain.worker import PackageExplainer, _columns, graph_inputs
 
     package = load_package(path)
     explainer = PackageExplainer(package)

@@ -130,7 +130,7 @@ def contend(name: str, folder: str, collector: int, pipe: Connection) -> None:
     import logging
     import os
 
-    from fti.serve.logs import configure
+    from fti.serve.observe.logs import configure
 
     if name in {"+ traces", "+ all"}:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{collector}"
@@ -154,9 +154,9 @@ def open_front(name: str, folder: Path) -> Any:
     from fti.common.model_package import load_package
     from fti.common.settings import Settings
     from fti.serve.front import Front
-    from fti.serve.inference_log import Limits
     from fti.serve.model import PackagedModel
-    from fti.serve.observe import observing
+    from fti.serve.observe.inference_log import Limits
+    from fti.serve.observe.observer import observing
 
     model = PackagedModel("bench", "r1", load_package(folder / "package"), None)
     uri = str(folder / "log") if name in {"+ inference log", "+ all"} else ""
@@ -170,6 +170,7 @@ class Blind:
     """An observer and an observed that see nothing."""
 
     request_id, code, reason, cause = "0" * 32, 0, "", ""
+    tracing, asked = None, False
 
     def http(self, *_: Any) -> "Blind":
         return self

@@ -18,8 +18,8 @@ from fti.common.tables import read_spec
 from fti.local_run import Run, run_pipeline
 from fti.local_step import OnStep
 from fti.pipelines import pipeline_named, reference
-from fti.serve.ports import DEFAULT_PORT
-from fti.serve.status import read_state
+from fti.serve.local.ports import DEFAULT_PORT
+from fti.serve.local.status import read_state
 
 CANARY_PERCENT = 20
 CHALLENGER: dict[str, Any] = {"learning_rate": 0.05, "max_leaf_nodes": 63}
@@ -106,8 +106,8 @@ def _ask(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Sends rows through the gateway, one by one, and counts which revision answers."""
     import httpx
 
+    from fti.serve.local.runner import running
     from fti.serve.protocol import REVISION_HEADER
-    from fti.serve.runner import running
 
     service = read_service(reference.SERVICE, settings)
     variants = {revision.name: variant for variant, (revision, _) in service.revisions().items()} if service else {}

@@ -20,7 +20,7 @@ from fti.common.settings import Settings
 from fti.pipelines import reference
 from fti.rollout.archive import folder_of
 from fti.rollout.record import PROMOTED, read
-from fti.serve.status import read_state
+from fti.serve.local.status import read_state
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "loop.ipynb"

@@ -22,7 +22,8 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("!", "yellow"), "missing": ("x", "r
 @click.option("--service-account", default="fti-pipelines", show_default=True, help="The account that runs steps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list instead of lines.")
 def doctor_command(feature_repo: str, service_account: str, as_json: bool) -> None:
-    """Look for what is missing: on this machine, or, with FTI_SERVING=standard or knative, on the cluster.
+    """Look for what is missing: on this machine, or, with FTI_SERVING=cluster, standard or knative, on the
+    cluster.
 
     Nothing is changed. Exit codes: 0 nothing is missing; 1 something is, or the cluster does not answer.
     """

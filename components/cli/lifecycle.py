@@ -42,7 +42,7 @@ def delete_command(service: str) -> None:
 
 def _taken_over(settings: Settings, changed: bool) -> str:
     """What follows on this machine; a cluster has done it by now."""
-    from fti.serve.status import read_state
+    from fti.serve.local.status import read_state
 
     running = changed and settings.serving == LOCAL and read_state(settings) is not None
     return "; `fti serve` takes it over" if running else ""

@@ -76,7 +76,7 @@ def rollout_command(service: str, steps: str, **options: Any) -> None:
     from fti.rollout.report import write_report
     from fti.rollout.rules import Limits
     from fti.rollout.sources import metrics_from
-    from fti.serve.runner import stopped_by_signals
+    from fti.serve.local.runner import stopped_by_signals
 
     settings = Settings.from_env()
     seconds = {name: options.pop(name) for name in ("step_seconds", "missing_seconds", "look_seconds")}

@@ -9,11 +9,11 @@ import click
 
 from fti.common.errors import ConfigError
 from fti.common.settings import LOCAL, Settings
-from fti.serve.ports import DEFAULT_PORT
+from fti.serve.local.ports import DEFAULT_PORT
 
 
 def _bake_seconds() -> float:
-    from fti.serve.kept import BAKE_SECONDS
+    from fti.serve.local.kept import BAKE_SECONDS
 
     return BAKE_SECONDS
 
@@ -40,7 +40,7 @@ def serve_command(services: tuple[str, ...], port: int, bake: float) -> None:
     Each revision is a KServe model server of its own; Envoy in front splits the traffic as the manifest asks.
     SERVICES are names; none means all, those pushed later too.
     """
-    from fti.serve.runner import serve
+    from fti.serve.local.runner import serve
 
     def ready(endpoints: dict[str, str]) -> None:
         for name, url in endpoints.items():
@@ -119,7 +119,7 @@ def rollback_command(service: str) -> None:
 
 
 def _end_trial(service: str, end: Callable[[str, Settings], bool], done: str) -> None:
-    from fti.serve.status import wait_in_sync
+    from fti.serve.local.status import wait_in_sync
 
     settings = Settings.from_env()
     ended = end(service, settings)
@@ -132,7 +132,7 @@ def _end_trial(service: str, end: Callable[[str, Settings], bool], done: str) ->
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 def status_command(as_json: bool) -> None:
     """Show what is pushed and what is served."""
-    from fti.serve.status import read
+    from fti.serve.local.status import read
 
     state = read(Settings.from_env())
     if as_json:

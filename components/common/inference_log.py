@@ -107,9 +107,7 @@ def read_log(
             raise ConfigError(f"{instant} has no time zone", allowed="an instant with one, such as UTC")
     files = _files(f"{uri.rstrip('/')}/{model}", settings, revisions, since, until)
     options = _storage_options(uri, settings)
-    frames = [
-        pl.scan_parquet(paths, glob=False, hive_partitioning=False, storage_options=options) for paths in files.values()
-    ]
+    frames = [_scanned(paths, options) for paths in files.values()]
     frame = pl.concat(frames, how="diagonal_relaxed") if frames else _empty()
     if since is not None:
         frame = frame.filter(pl.col("time") >= since.astimezone(UTC))
@@ -129,6 +127,7 @@ def _common_fields() -> "list[pa.Field]":
         pa.field("revision", pa.string(), nullable=False),
         pa.field("unit", pa.string()),
         pa.field("protocol", pa.string(), nullable=False),
+        pa.field("asked", pa.bool_(), nullable=False),
     ]
 
 
@@ -144,7 +143,7 @@ def _prediction_type(signature: Signature) -> "pa.DataType":
 def _files(
     root: str, settings: Settings, revisions: Sequence[str], since: datetime | None, until: datetime | None
 ) -> dict[tuple[str, str], list[str]]:
-    """The files by revision and writer: those of one writer have one schema."""
+    """The files by revision and writer: those of one writer have one schema, or an earlier version's and a later's."""
     from fti.common.storage import exists, find
 
     first = since.astimezone(UTC).date().isoformat() if since else ""
@@ -164,6 +163,16 @@ def _files(
             if match and first <= match["date"] <= last:
                 found.setdefault((match["revision"], match["writer"]), []).append(path)
     return found
+
+
+def _scanned(paths: list[str], options: dict[str, str] | None) -> "pl.LazyFrame":
+    import polars as pl
+
+    # The newest first: it says which columns there are. Earlier versions wrote fewer.
+    newest = sorted(paths, reverse=True)
+    return pl.scan_parquet(
+        newest, glob=False, hive_partitioning=False, storage_options=options, missing_columns="insert"
+    )
 
 
 def _storage_options(uri: str, settings: Settings) -> dict[str, str] | None:

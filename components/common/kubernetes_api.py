@@ -5,6 +5,7 @@ Credentials are the official client's business: a pod's service account, else th
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,7 +127,7 @@ class KubernetesApi:
                 if time.monotonic() > deadline:
                     raise ServingError(
                         f"the Kubernetes API server does not answer ({type(error).__name__})",
-                        remedy="Run it again when it does; nothing was half-done",
+                        remedy="Run it again when it does",
                     ) from None
             time.sleep(_PAUSE)
 
@@ -184,9 +185,11 @@ def _explained(error: "ApiException", method: str, path: str) -> FtiError:  # no
     if "admission webhook" in message:  # before 403: webhooks deny with it too
         return ServingError(f"the cluster refuses it: {message}", remedy="Correct the manifest of the service")
     if error.status == 403:
+        namespace = re.search(r"/namespaces/([^/]+)/", path)
+        where = f" in namespace {namespace[1]}, if there is one," if namespace else ","  # of none it says the same
         return ForbiddenError(
             f"the right to {_verb(method, path)} {_resource(path)} is missing: {message}",
-            remedy=f"Apply {_RIGHTS}, and run as a service account that it names",
+            remedy=f"Apply {_RIGHTS}{where} and run as a service account that it names",
         )
     if error.status == 404:
         return _absent(status, path)

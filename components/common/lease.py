@@ -89,14 +89,25 @@ class _Lease:
     def _write(self, holder: str) -> None:
         self._count += 1
         text = json.dumps({"holder": holder, "id": self._id, "count": self._count})
-        self._version = replace_text(text, self._uri, self._version, self._settings)
+        try:
+            self._version = replace_text(text, self._uri, self._version, self._settings)
+        except BusyError:
+            found, version = read_versioned(self._uri, self._settings)
+            if _field(found, "id") != self._id:
+                raise
+            # An earlier write of this process, whose answer was lost.
+            self._version = replace_text(text, self._uri, version, self._settings)
 
 
 def _holder(text: str) -> str:
     """Who holds a lease; empty where nobody does."""
+    return _field(text, "holder")
+
+
+def _field(text: str, name: str) -> str:
     try:
-        return str(json.loads(text)["holder"])
-    except (ValueError, TypeError, KeyError):  # nobody yet, or no lease of ours
+        return str(json.loads(text)[name])
+    except (ValueError, TypeError, KeyError):  # nobody's yet, or no lease of ours
         return ""
 
 

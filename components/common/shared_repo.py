@@ -21,7 +21,9 @@ from fti.common.settings import Settings
 from fti.common.storage import is_shared, local_copy, publish_dir
 
 _PROFILES = "feature_store*.yaml"
-_PASSWORD = re.compile(r"://[^\s/@:]*:[^\s/@$][^\s/@]*@|password=[^$\s]")  # of a URL, or of Redis
+_WORDS = r"(?:passw(?:or)?d|secret|token|(?:access|api)_?key)"
+_SECRET_KEY = re.compile(_WORDS, re.IGNORECASE)
+_IN_TEXT = re.compile(rf"://[^\s/@:]*:(?!\$\{{)[^\s@]+@|{_WORDS}\w*=(?!\$\{{)\S", re.IGNORECASE)  # URLs, Redis
 
 
 def shared_repo(feature_repo: str, settings: Settings, environ: Mapping[str, str] = os.environ) -> str:
@@ -38,7 +40,7 @@ def shared_repo(feature_repo: str, settings: Settings, environ: Mapping[str, str
 
     Raises:
         ConfigError: There is no such profile, its registry or online store is a file, which no other pod has, a profile
-            holds a password, or the models go to a folder.
+            holds a secret, or the models go to a folder.
         StorageError: It cannot be read, or the profiles cannot be published.
     """
     with local_copy(feature_repo, settings) as repo:
@@ -52,7 +54,7 @@ def shared_repo(feature_repo: str, settings: Settings, environ: Mapping[str, str
             )
         with TemporaryDirectory(prefix="fti-profiles-") as scratch:
             for file in sorted(repo.glob(_PROFILES)):
-                _require_no_password(file)
+                _require_no_secret(file)
                 copyfile(file, Path(scratch) / file.name)
             digest = digest_of(scratch)
             return publish_dir(scratch, f"{settings.models_uri}/_feature_repos/{digest[:12]}", settings)
@@ -71,26 +73,27 @@ def _require_servers(file: Path) -> None:
         )
 
 
-def _require_no_password(file: Path) -> None:
-    """Refuses to publish a profile that holds a password instead of a variable's name."""
-    for name, value in _texts(_profile(file)):
-        if _PASSWORD.search(value) or (name.endswith("password") and value and not value.startswith("$")):
+def _require_no_secret(file: Path) -> None:
+    """Refuses to publish a profile that holds a secret instead of a variable's name."""
+    for name, value in _scalars(_profile(file)):
+        if _IN_TEXT.search(value) or (_SECRET_KEY.search(name) and not value.startswith("${")):
             raise ConfigError(
-                f"{file.name} holds a password under {name}",
+                f"{file.name} holds a secret under {name}",
                 allowed="${NAME}, which the environment fills in",
                 remedy="Put it into the Secret fti-feature-store, and its name here",
             )
 
 
-def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _scalars(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Where each text or number stands, such as `online_store.password`, and what it is."""
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from _texts(part, str(key))
+            yield from _scalars(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list):
         for part in value:
-            yield from _texts(part, name)
-    elif isinstance(value, str):
-        yield name, value
+            yield from _scalars(part, name)
+    elif not isinstance(value, bool | None) and value != "":
+        yield name, str(value)
 
 
 def _profile(file: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Checks a cluster: what KServe can do there, and whether the namespace holds what this library needs."""
 
-import json
 import os
 from base64 import b64decode
 from collections.abc import Iterator
@@ -8,11 +7,11 @@ from typing import Any
 
 from fti.common.errors import ConfigError
 from fti.common.inference_service import MODEL_FORMAT
-from fti.common.inference_service.modes import CONFIG, GRAPH, ROUTE, choose, read_abilities
+from fti.common.inference_service.modes import CONFIG, GRAPH, ROUTE, Abilities, choose, read_abilities
 from fti.common.inference_service.single import SERVICE_ACCOUNT
-from fti.common.kubernetes_api import KubernetesApi
+from fti.common.kubernetes_api import ForbiddenError, KubernetesApi
 from fti.common.settings import CLUSTER, KNATIVE, STANDARD, Settings
-from fti.doctor.accounts import predictor_rights, step_rights
+from fti.doctor.accounts import kserve_rights, predictor_rights, step_rights
 from fti.doctor.finding import MISSING, OK, UNKNOWN, WARNING, Finding, checked
 from fti.doctor.stores import reachable
 
@@ -57,7 +56,6 @@ def check_cluster(settings: Settings, api: KubernetesApi, account: str = STEPS_A
                 ("namespace", doctor.namespace),
                 ("KServe", doctor.kserve),
                 ("KServe's settings", doctor.kserve_settings),
-                ("traffic", doctor.traffic),
                 ("rights", doctor.rights),
                 ("service accounts", doctor.service_accounts),
                 ("settings", doctor.settings_map),
@@ -109,42 +107,24 @@ class _Doctor:
             yield Finding("Gateway API", MISSING, f"{wanted} is unknown", "Install the Gateway API and a gateway")
 
     def kserve_settings(self) -> Iterator[Finding]:
-        name = f"ConfigMap {self._settings.kserve_namespace}/{CONFIG}"
-        found = self._api.get(f"api/v1/namespaces/{self._settings.kserve_namespace}/configmaps/{CONFIG}")
-        if found is None:
-            yield Finding("KServe's settings", MISSING, f"there is no {name}", "Install KServe 0.21 or later")
-            return
+        """How traffic can be split: what the mode that is meant needs, or which one push will take."""
+        where, serving = self._settings.kserve_namespace, self._settings.serving
         try:
-            ingress, deploy = (json.loads(found["data"].get(key, "{}")) for key in ("ingress", "deploy"))
-        except ValueError:
-            yield Finding("KServe's settings", MISSING, f"{name} holds no JSON in ingress or deploy", "Mend it")
-            return
-        mode = deploy.get("defaultDeploymentMode", "Standard")
-        yield Finding("deployment mode", OK, f"{mode} by default; services of push say their own")
-        if self._settings.serving != STANDARD:
-            return
-        if ingress.get("enableGatewayApi") is not True:
-            text = "KServe makes no HTTPRoutes: a canary would get no traffic"
-            yield Finding("gateway", MISSING, text, f'Set "enableGatewayApi": true in `ingress` of {name}')
-            return
-        where, _, gateway = ingress.get("kserveIngressGateway", "").partition("/")
-        path = f"apis/gateway.networking.k8s.io/v1/namespaces/{where}/gateways/{gateway}"
-        if self._api.get(path) is None:
-            yield Finding(
-                "gateway", MISSING, f"Gateway {where}/{gateway} does not exist", "kubectl apply -k manifests/cluster"
-            )
-        else:
-            yield Finding("gateway", OK, f"HTTPRoutes on Gateway {where}/{gateway}")
-
-    def traffic(self) -> Iterator[Finding]:
-        if self._settings.serving != CLUSTER:
-            return
-        try:
-            mode = choose(read_abilities(self._api, self._settings.kserve_namespace))
+            found = read_abilities(self._api, where)
         except ConfigError as error:
-            yield Finding("traffic", MISSING, error.got, error.remedy)
-        else:
-            yield Finding("traffic", OK, f"new services are split by {_SPLIT_BY[mode]}, as the cluster says")
+            yield Finding("KServe's settings", MISSING, error.got, error.remedy)
+            return
+        except ForbiddenError as error:
+            if serving != CLUSTER:
+                raise
+            yield Finding("traffic", MISSING, error.got.partition(":")[0], error.remedy)  # a first push would fail
+            return
+        yield Finding("deployment mode", OK, f"{found.default_mode} by default; services of push say their own")
+        if serving == STANDARD:
+            yield _gateway(found, f"ConfigMap {where}/{CONFIG}")
+        elif serving == CLUSTER:
+            yield _traffic(found)
+            yield from kserve_rights(self._api, self._account, where, found.gateway.partition("/")[0])
 
     def rights(self) -> Iterator[Finding]:
         yield from step_rights(self._api, self._account)
@@ -247,3 +227,23 @@ class _Doctor:
     def _runtimes(self) -> list[dict[str, Any]]:
         of = "apis/serving.kserve.io/v1alpha1"
         return self._api.items(f"{of}/namespaces/{self._ns}/servingruntimes")
+
+
+def _gateway(found: Abilities, settings: str) -> Finding:
+    """Whether KServe's Standard mode splits traffic."""
+    if not found.gateway_api:
+        text = "KServe makes no HTTPRoutes: a canary would get no traffic"
+        return Finding("gateway", MISSING, text, f'Set "enableGatewayApi": true in `ingress` of {settings}')
+    if not found.gateway:
+        text = f"the Gateway that {settings} names does not exist"
+        return Finding("gateway", MISSING, text, "kubectl apply -k manifests/cluster")
+    return Finding("gateway", OK, f"HTTPRoutes on Gateway {found.gateway}")
+
+
+def _traffic(found: Abilities) -> Finding:
+    """What push makes of a cluster that is asked."""
+    try:
+        mode = choose(found)
+    except ConfigError as error:
+        return Finding("traffic", MISSING, error.got, error.remedy)
+    return Finding("traffic", OK, f"new services are split by {_SPLIT_BY[mode]}, as the cluster says")

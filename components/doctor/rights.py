@@ -24,4 +24,6 @@ RUN_RIGHTS = {
 TOO_MUCH = {("get", "secrets"), ("list", "pods"), ("patch", "inferenceservices.serving.kserve.io")}
 
 # In KServe's namespace, once for the cluster: how traffic can be split. `manifests/cluster/rights.yaml` grants it.
-KSERVE_RIGHTS = {("get", "configmaps"), ("get", "gateways.gateway.networking.k8s.io")}
+SETTINGS_RIGHT = ("get", "configmaps/inferenceservice-config")
+GATEWAY_RIGHT = ("get", "gateways.gateway.networking.k8s.io")  # in the Gateway's namespace, should that be another
+KSERVE_RIGHTS = {SETTINGS_RIGHT, GATEWAY_RIGHT}

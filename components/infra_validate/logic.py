@@ -35,7 +35,7 @@ from fti.infra_validate.verdict import (
     check_tables,
     milliseconds,
 )
-from fti.serve.process import tail
+from fti.serve.local.process import tail
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,9 @@ from fti.common.masking import masked
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.infra_validate.scratch import PROFILE, ScratchStore
-from fti.serve.ports import HOST, Ports
-from fti.serve.predictors import STOP_SECONDS, answers, child_environ, command
-from fti.serve.process import Child, stop_all, tail
+from fti.serve.local.ports import HOST, Ports
+from fti.serve.local.predictors import STOP_SECONDS, answers, child_environ, command
+from fti.serve.local.process import Child, stop_all, tail
 
 _NAME = "candidate"
 _POLL_SECONDS = 0.05

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fti.common.errors import BusyError, FeatureStoreError
+from fti.common.errors import BusyError, FeatureStoreError, StorageError
 from fti.common.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def alone(store: "FeatureStore", settings: Settings) -> Iterator[Callable[[], No
 
     Raises:
         BusyError: Another materialization is at work.
+        StorageError: The home cannot be written.
     """
     engine = getattr(store.registry, "write_engine", None)
     if engine is not None and engine.dialect.name == "postgresql":
@@ -52,11 +53,16 @@ def alone(store: "FeatureStore", settings: Settings) -> Iterator[Callable[[], No
 def _file(settings: Settings) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
+    path = settings.home / "materialize.lock"
     try:
-        with FileLock(settings.home / "materialize.lock", timeout=0):
-            yield
+        lock = FileLock(path, timeout=0).acquire()
     except Timeout:
         raise _busy(f"in {settings.home}") from None
+    except OSError as error:
+        remedy = "Make it writable, or set FTI_HOME"
+        raise StorageError(f"{path} could not be written: {error.strerror}", remedy=remedy) from None
+    with lock:
+        yield
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from fti.common.errors import ConfigError
-from fti.common.inference_service import delete_service, service_names, stop_service
+from fti.common.inference_service import check_name, delete_service, service_names, stop_service
 from fti.common.settings import Settings
 from fti.push.traffic import locked
 
@@ -41,6 +41,7 @@ def delete(name: str, settings: Settings) -> bool:
         Whether there was one.
 
     Raises:
+        ConfigError: No service can be called so.
         ServingError: On a cluster: it was not made by a push, or does not go.
     """
     with locked(name, settings):
@@ -48,6 +49,7 @@ def delete(name: str, settings: Settings) -> bool:
 
 
 def _change(name: str, settings: Settings, change: Callable[[], bool]) -> bool:
+    check_name(name)
     if name not in service_names(settings):
         raise ConfigError(
             f"service {name!r} was not pushed", allowed=", ".join(service_names(settings)) or "none was pushed"

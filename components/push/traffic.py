@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fti.common.errors import BusyError, ConfigError, StorageError
-from fti.common.inference_service import Service, read_service, service_names, write_service
+from fti.common.inference_service import Service, check_name, read_service, service_names, write_service
 from fti.common.settings import LOCAL, Settings
 
 LOCK_SECONDS = 60.0
@@ -51,11 +51,13 @@ def locked(service: str, settings: Settings, seconds: float = LOCK_SECONDS) -> I
     """Holds a service's manifest: changes come one after another. A cluster refuses what is based on an old state.
 
     Raises:
+        ConfigError: No service can be called so.
         BusyError: Another change takes too long.
         StorageError: The folder of the manifests cannot be written.
     """
     from filelock import FileLock, Timeout
 
+    check_name(service)
     if settings.serving != LOCAL:
         yield
         return
@@ -71,6 +73,7 @@ def locked(service: str, settings: Settings, seconds: float = LOCK_SECONDS) -> I
 
 
 def _change(name: str, settings: Settings, only: str, change: Callable[[Service], Service]) -> bool:
+    check_name(name)
     if name not in service_names(settings):
         raise ConfigError(
             f"service {name!r} was not pushed", allowed=", ".join(service_names(settings)) or "none was pushed"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from fti.common.errors import BusyError, ConfigError, ServingError
+from fti.common.errors import BusyError, ConfigError, ServingError, StorageError
 from fti.common.files import atomic_file
 from fti.common.kubernetes_api import own_namespace
 from fti.common.lease import leased
@@ -47,6 +47,7 @@ class Archive(ABC):
 
         Raises:
             BusyError: Another does.
+            StorageError: It cannot be told: the home or the store cannot be written.
         """
 
     @abstractmethod
@@ -110,12 +111,16 @@ class _Folder(Archive):
         from filelock import FileLock, Timeout
 
         path = self._folder.parent / f".{self._service}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(path, timeout=0):
-                yield
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path, timeout=0).acquire()
         except Timeout:
             raise _busy(self._service) from None
+        except OSError as error:
+            remedy = "Make it writable, or set FTI_HOME"
+            raise StorageError(f"{path} could not be written: {error.strerror}", remedy=remedy) from None
+        with lock:
+            yield
 
     def where(self, name: str) -> str:
         return str(self._folder / f"{name}{_END}")

@@ -11,11 +11,11 @@ from fti.common.settings import Settings
 from fti.rollout.counters import FAILURES, NAMED, REFUSALS, REQUESTS, SENT, SLOW, Counts, Odometer
 from fti.rollout.metrics import Reading
 from fti.rollout.predictor_metrics import Labels, counted, own_counts, samples_of
-from fti.serve.admin import ask
-from fti.serve.envoy import GRPC, ROUTES
-from fti.serve.ports import HOST
+from fti.serve.local.admin import ask
+from fti.serve.local.envoy import GRPC, ROUTES
+from fti.serve.local.ports import HOST
+from fti.serve.local.routes import BY_UNIT
 from fti.serve.protocol import INFER
-from fti.serve.routes import BY_UNIT
 
 _COUNTERS = ("total", "completed", "retry", "retry_success", "4xx", "5xx")
 _CALLS = f"grpc.{INFER.replace('/', '.')}."
@@ -45,7 +45,7 @@ class GatewayMetrics:
 
     def read(self, service: str) -> Reading | None:
         """What was counted since the look before, or None where nobody serves it or the gateway does not answer."""
-        from fti.serve.status import read_state
+        from fti.serve.local.status import read_state
 
         state = read_state(self._settings) or {"services": {}}
         if service not in state["services"]:

@@ -187,12 +187,15 @@ def _figure(metric: Metric, rows: "pl.LazyFrame") -> "pl.Expr":
 
 
 def _log(service: str, revisions: Mapping[str, str], since: datetime, settings: Settings) -> "pl.LazyFrame":
+    """The rows of the log for which the split chose who answers, see `outcomes_in`."""
     import polars as pl
 
     from fti.common.inference_log import read_log
 
     frame = read_log(settings.inference_log_uri, service, settings, revisions=list(revisions.values()), since=since)
     names = frame.collect_schema().names()
+    if "asked" in names:  # a log that was written by an earlier version does not tell
+        frame = frame.filter(~pl.col("asked").fill_null(value=False))
     wanted = [name for name in ("request_id", "row", "time", "unit", "score", "scores") if name in names]
     variants = {revision: variant for variant, revision in revisions.items()}
     score = [] if "score" in names else [pl.lit(None, pl.Float32).alias("score")]

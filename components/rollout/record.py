@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fti.common.errors import ServingError, StorageError
+from fti.common.errors import BusyError, ServingError, StorageError
 from fti.common.inference_service import CANARY, STABLE
 from fti.common.settings import Settings
 from fti.rollout.archive import Archive, archive_of
@@ -79,7 +79,7 @@ class Record:
     @property
     def name(self) -> str:
         """Names its files; sorts by time."""
-        return f"{self.started[:23].replace(':', '').replace('.', '')}-{self.canary[:12]}"
+        return f"{self.started[:23].replace(':', '').replace('.', '')}{_ending(self.canary)}"
 
     def begin(self, who: str) -> None:
         """Writes down who begins, or goes on, with what: models, data, steps and limits."""
@@ -111,8 +111,23 @@ class Record:
             StorageError: It cannot be written.
         """
         self.kept.at = -math.inf  # what fails is tried again at the next look
-        written = archive_of(self.service, settings).write(self.name, self.text(), self.kept.version)
+        archive = archive_of(self.service, settings)
+        try:
+            written = archive.write(self.name, self.text(), self.kept.version)
+        except BusyError:
+            text, found = archive.read(self.name)
+            if not self._wrote(text):
+                raise
+            written = archive.write(self.name, self.text(), found)
         self.kept = Kept(written, time.monotonic())
+
+    def _wrote(self, text: str) -> bool:
+        """Whether a kept record is this one, of a write whose answer was lost: who takes one over decides something."""
+        try:
+            last = json.loads(text)["decisions"][-1]["digest"]
+        except (ValueError, TypeError, LookupError):
+            return False
+        return last in {decision["digest"] for decision in self.decisions}
 
     def keep(self, settings: Settings) -> None:
         """Writes the record between decisions, where the last write is a while ago.
@@ -147,11 +162,17 @@ def last_record(service: str, canary: str, settings: Settings, stable: str = "")
         ServingError: A record is damaged.
     """
     archive = archive_of(service, settings)
-    for name in reversed(archive.names()):
+    of_canary = [name for name in archive.names() if name.endswith(_ending(canary))]
+    for name in reversed(of_canary):
         record = _kept_record(archive, name)
         if record.canary == canary and stable in {"", record.stable}:
             return record
     return None
+
+
+def _ending(canary: str) -> str:
+    """How the names of a canary's records end."""
+    return f"-{canary[:12]}"
 
 
 def interrupted_record(service: str, settings: Settings) -> Record | None:

@@ -102,17 +102,22 @@ def _doubt(seen: Seen, limits: Limits, findings: tuple[Finding, ...]) -> str:
     if canary[REQUESTS] < limits.min_requests:
         return f"{canary[REQUESTS]} of {limits.min_requests} requests"
     if seen.named > MOST_OF_UNIT:
-        return (
-            f"{seen.named} requests name their unit (x-fti-unit), and all of a unit go to one model: they prove less "
-            "than as many others, and nothing says how many a unit has. Say the most of a step (--requests-of-unit) or "
-            "set FTI_INFERENCE_LOG, for fti serve and fti rollout alike"
-        )
+        return _of_units(seen)
     scored = canary.histogram(SCORES)
     if limits.staleness_margin < 1 and not (scored and scored[-1][1]):
         return "the canary's predictor has scored nothing that it has told of"
     if not seen.percent and _missing_copies(seen)[2] > MISSING_COPIES:
         return f"up to {_missing_copies(seen)[2]:.1%} of its copies are missing; allowed {MISSING_COPIES:.0%}"
-    return next((finding.doubt() for finding in findings if finding.needed and finding.verdict == "inconclusive"), "")
+    doubt = next((finding.doubt() for finding in findings if finding.needed and finding.verdict == "inconclusive"), "")
+    return f"{doubt}; {_of_units(seen)}" if doubt and seen.named > 1 else doubt
+
+
+def _of_units(seen: Seen) -> str:
+    return (
+        f"{seen.named} requests name their unit (x-fti-unit), and all of a unit go to one model: they prove less "
+        "than as many others, and nothing says how many a unit has. Say the most of a step (--requests-of-unit) or "
+        "set FTI_INFERENCE_LOG, for fti serve and fti rollout alike"
+    )
 
 
 def _taken_for_granted(seen: Seen) -> str:

@@ -18,7 +18,7 @@ from fti.rollout.record import PROMOTED, RUNNING, SUPERSEDED, Record, last_recor
 from fti.rollout.report import render
 from fti.rollout.rules import Judgement
 from fti.rollout.sources import metrics_from
-from fti.serve.runner import stopped_by_signals
+from fti.serve.local.runner import stopped_by_signals
 
 log = logging.getLogger(__name__)
 

@@ -34,6 +34,13 @@ class AtOnce(WholeAnswers):
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Starts a connection."""
+        super().connection_made(transport)
+        # Uvicorn reads on after each answer, whatever still waits: one caller who pipelines would fill the memory.
+        resume = self.flow.resume_reading
+        self.flow.resume_reading = lambda: None if self.pipeline else resume()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends a connection."""
         if self._idle_timer is not None:
@@ -98,6 +105,7 @@ class AtOnce(WholeAnswers):
 
     def _over_asgi(self, app: App | None = None) -> None:
         """Has uvicorn take a request up, of which the head has come, and the part of the body that is held."""
+        self._idle_since = None
         held, self._held, front = self._held, None, self.app
         url, headers, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()  # makes the scope, and begins anew

@@ -8,9 +8,9 @@ from urllib.parse import quote
 from fti.common.errors import ConfigError, ServingError
 from fti.common.inference_service import read_service, service_names
 from fti.common.settings import Settings
+from fti.serve.local.routes import UNIT_HEADER, VARIANT_HEADER
+from fti.serve.local.status import read_state
 from fti.serve.protocol import REVISION_HEADER
-from fti.serve.routes import UNIT_HEADER, VARIANT_HEADER
-from fti.serve.status import read_state
 
 if TYPE_CHECKING:
     import httpx

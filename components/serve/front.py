@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from fti.common.errors import FtiError
 from fti.serve.answers import V1Answers, answers, encode_features, encode_v2
 from fti.serve.columns import BadRequestError
-from fti.serve.explain import encode as encode_explanations
+from fti.serve.explain.explainer import encode as encode_explanations
 from fti.serve.features import RefusedRowError
-from fti.serve.metrics import Protocol
 from fti.serve.model import PackagedModel
-from fti.serve.observe import REQUEST_ID_HEADER, Observed, Observer
+from fti.serve.observe.metrics import Protocol
+from fti.serve.observe.observer import REQUEST_ID_HEADER, Observed, Observer
 from fti.serve.protocol import REVISION_HEADER, decode_v1, decode_v2
 from fti.serve.repository import REPOSITORY_PATH, PackageRepository, repository_answer
 

@@ -5,6 +5,7 @@ asked for too much leaves them waiting there, where no admission sees them. What
 own counters (channelz), and what is too much is refused by its head.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
@@ -37,10 +38,15 @@ class Shedding(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is unt
 
     def __init__(self, admission: Admission, refuse: Refuse) -> None:
         self._admission, self._refuse = admission, refuse
-        self._calls, self._since, self._looked, self._turn = 0, 0, 0.0, False
+        self._taken = 0  # calls that gRPC has handed over; slow callers among them keep nobody waiting
+        self._queued, self._since, self._looked, self._turn = 0, 0, 0.0, False
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """The handler of a call."""
+        """The handler of a call; to be asked by the call's own task, as gRPC does."""
+        self._taken += 1
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # this is a coroutine
+        task.add_done_callback(self._ended)
         if details.method.removeprefix("/") != INFER or not self._is_full():
             return await continuation(details)
 
@@ -56,12 +62,15 @@ class Shedding(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is unt
         if self._admission.waiting >= most:
             return True
         self._since += 1
-        beyond = self._calls > _BEYOND * most
+        beyond = self._queued > _BEYOND * most
         if self._since >= _LOOK_EVERY or (beyond and monotonic() - self._looked > _HOLDS):
-            self._calls, self._since, self._looked = calls(), 0, monotonic()
-            beyond = self._calls > _BEYOND * most
+            self._queued, self._since, self._looked = calls() - self._taken, 0, monotonic()
+            beyond = self._queued > _BEYOND * most
         self._turn = beyond and not self._turn
         return self._turn
+
+    def _ended(self, _: object) -> None:
+        self._taken -= 1
 
 
 def calls() -> int:

@@ -12,7 +12,7 @@ from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from fti.common.errors import FtiError
-from fti.serve.admission import OverloadedError, most_calls
+from fti.serve.admission import OverloadedError
 from fti.serve.answers import answers, to_bytes
 from fti.serve.columns import BadRequestError
 from fti.serve.features import RefusedRowError
@@ -20,7 +20,7 @@ from fti.serve.front import STATES_HEADER, STORE_FAILS
 from fti.serve.grpc_admission import OPTIONS, Shedding
 from fti.serve.heads import HARMLESS
 from fti.serve.model import PackagedModel
-from fti.serve.observe import REQUEST_ID_HEADER, Observed, Observer
+from fti.serve.observe.observer import REQUEST_ID_HEADER, Observed, Observer
 from fti.serve.protocol import INFER, MAX_BODY, PUSHBACK, REVISION_HEADER, Request, Tensor, columns_of
 from fti.serve.repository import PackageRepository
 
@@ -42,7 +42,7 @@ _CODES = {
 _DRAIN_SECONDS, _QUIET_SECONDS = 3.0, 0.5
 _STREAMS = 1_024  # of one connection
 _PENDING, _HARD_LIMIT = "grpc.server.max_pending_requests", "grpc.server.max_pending_requests_hard_limit"
-_LEAST_PENDING = 1_024  # so that callers who come all at once are not CANCELLED
+_NO_LIMIT = 1_000_000  # what gRPC cancels by itself, it neither explains nor ever counts as ended
 _ASK_AGAIN = {429, 503}
 _TRITON_MODEL_NAME = 2  # the field's number in Triton's messages; in KServe's it is 1
 
@@ -178,10 +178,7 @@ class LocalGrpcServer(GRPCServer):  # type: ignore[misc]
         servicer.model, servicer.repository, servicer.observer = self._model, self._repository, self._observer
         most = self._model.admission.limits.max_body_bytes
         limits = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", MAX_BODY)]
-        # What gRPC's own queue has no room for, because even refusals take too long, is CANCELLED by gRPC itself.
-        pending = max(_LEAST_PENDING, most_calls(self._model.admission.limits))
-        limits += [(_PENDING, pending), (_HARD_LIMIT, pending)]
-        limits += [("grpc.max_concurrent_streams", _STREAMS)]
+        limits += [(_PENDING, _NO_LIMIT), (_HARD_LIMIT, _NO_LIMIT), ("grpc.max_concurrent_streams", _STREAMS)]
         # Without SO_REUSEPORT a second server on the port fails instead of stealing requests.
         options = [*limits, *OPTIONS, ("grpc.so_reuseport", 0)]
         interceptors = (Shedding(self._model.admission, servicer.shed), ExceptionToStatusInterceptor())

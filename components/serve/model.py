@@ -17,11 +17,11 @@ from fti.serve.admission import Admission, Limits
 from fti.serve.answers import label_datatype
 from fti.serve.batching import MAX_BATCH_ROWS, Batcher, Cost, measured
 from fti.serve.columns import DATATYPES, BadRequestError, Schema
-from fti.serve.explain import Explainer
+from fti.serve.explain.explainer import Explainer
 from fti.serve.features import Completed, FeatureLookup, RefusedRowError
-from fti.serve.metrics import Metrics, score_bounds
+from fti.serve.observe.metrics import Metrics, score_bounds
+from fti.serve.observe.tracing import child
 from fti.serve.protocol import Request
-from fti.serve.tracing import child
 
 _PROBE_SECONDS = 1.0  # for so long a health check holds
 

@@ -24,14 +24,14 @@ from fti.common.settings import Settings
 from fti.common.storage import local_copy
 from fti.serve.admission import Limits
 from fti.serve.at_once import AtOnce
-from fti.serve.explain import Explainer
+from fti.serve.explain.explainer import Explainer
 from fti.serve.features import FeatureLookup, OnStoreFailure
 from fti.serve.front import Front
 from fti.serve.grpc_server import LocalGrpcServer
-from fti.serve.inference_log import Limits as LogLimits
-from fti.serve.logs import configure
 from fti.serve.model import PackagedModel
-from fti.serve.observe import Observer, observing
+from fti.serve.observe.inference_log import Limits as LogLimits
+from fti.serve.observe.logs import configure
+from fti.serve.observe.observer import Observer, observing
 from fti.serve.repository import ModelControl, PackageRepository, ReadyDataPlane
 
 log = logging.getLogger(__name__)

@@ -45,6 +45,7 @@ class _Joined:
         return getattr(self._transport, name)
 
     def _flush(self) -> None:
-        if self._parts:
-            self._transport.write(b"".join(self._parts))
-            self._parts.clear()
+        parts = b"".join(self._parts)
+        self._parts.clear()
+        if parts and not self._transport.is_closing():  # the caller may have hung up meanwhile
+            self._transport.write(parts)

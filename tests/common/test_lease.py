@@ -4,11 +4,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from fti.common import lease
-from fti.common.errors import BusyError
+from fti.common.errors import BusyError, StorageError
 from fti.common.lease import leased
 from fti.common.settings import Settings
 from fti.common.storage import read_versioned, replace_text
@@ -77,3 +78,31 @@ def test_what_is_no_lease_is_taken_for_a_free_one(place: tuple[str, Settings]) -
     replace_text("[]", uri, "", settings)
     with leased(uri, settings, what="a rollout of late", who="run 1"):
         assert '"run 1"' in read_versioned(uri, settings)[0]
+
+
+def test_a_write_whose_answer_was_lost_is_no_other_holder(
+    place: tuple[str, Settings], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store has a sign of life of this process, though it was told of an error: the lease is still its own."""
+    uri, settings = place
+    lost, known = threading.Event(), threading.Event()
+
+    def cut_off(*arguments: Any) -> str:
+        written = replace_text(*arguments)
+        if lost.is_set() and not known.is_set():
+            known.set()
+            raise StorageError("the answer was lost")
+        return written
+
+    monkeypatch.setattr(lease, "replace_text", cut_off)
+    monkeypatch.setattr(lease, "EXPIRY", 1.2)
+    with leased(uri, settings, what="a rollout of late", who="run 1"):
+        lost.set()
+        assert known.wait(60)
+        beaten = read_versioned(uri, settings)[1]
+        deadline = time.monotonic() + 60
+        while read_versioned(uri, settings)[1] == beaten and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert read_versioned(uri, settings)[1] != beaten, caplog.text  # it goes on to beat
+        assert "taken over" not in caplog.text
+    assert '"holder": ""' in read_versioned(uri, settings)[0]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from fti.common.errors import FeatureStoreError, OnlineStoreError
 from fti.common.online.keys import entity_keys
 from fti.common.online.plan import make_plan
 from fti.common.online.reader import OnlineReader
+from fti.common.online.redis_loop import Link
 from fti.common.online.redis_store import RedisSource
 from tests.certificates import authority_of
 from tests.common.online import NOW, apply_shop, put, redis_store
@@ -319,6 +322,28 @@ async def tls_in_front(port: int, certificate: Path, key: Path) -> AsyncIterator
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+
+
+def test_a_connection_that_is_closed_before_it_is_used() -> None:
+    """By one who accepts everybody and has nothing to say: a proxy without a server behind it."""
+    import redis
+
+    async def main() -> None:
+        listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        for _ in range(20):
+            connection = SimpleNamespace(
+                _sock=socket.create_connection(("127.0.0.1", port)), socket_timeout=60, health_check_interval=0
+            )
+            connection.disconnect = connection._sock.close
+            link = Link(connection, lambda _: None)  # type: ignore[arg-type]
+            while not link.closed:
+                await asyncio.sleep(0)
+            with pytest.raises(redis.ConnectionError):
+                await asyncio.wait_for(link.exchange(b"*1\r\n$4\r\nPING\r\n", 1), 10)
+        listening.close()
+
+    run(main())
 
 
 def test_behind_a_sentinel(store: Any, redis: RedisServer, tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def test_the_profiles_of_a_folder_travel_with_the_models(repo: Path, s3: Setting
     assert set(stamps(uri, settings)) == {"feature_store.yaml", "feature_store.server.yaml"}
     assert shared_repo(str(repo), settings, {"FTI_PROFILE": "server"}) == uri
     assert shared_repo(uri, settings, {"FTI_PROFILE": "server"}) == uri
-    (repo / "feature_store.server.yaml").write_text(SERVERS.replace("shop", "store"))
+    more = 'auth: {token: "${TOKEN}", secret: "", password: null, use_token: true}\nredis: "r,password=${P},ssl=true"\n'
+    (repo / "feature_store.server.yaml").write_text(SERVERS + more)  # variables, and nothing at all
     assert shared_repo(str(repo), settings, {"FTI_PROFILE": "server"}) != uri
 
 
@@ -110,20 +111,26 @@ def test_stores_in_files_are_refused(repo: Path, settings: Settings, text: str, 
 @pytest.mark.parametrize(
     ("whole", "said"),
     [
-        ('"postgresql+psycopg://${PG_USER}:hunter2@db/feast"', "a password under path"),
-        ('"postgresql+psycopg://db/feast", password: hunter2', "a password under password"),
+        ('"postgresql+psycopg://${PG_USER}:hunter2@db/feast"', "a secret under registry.path"),
+        ('"postgresql+psycopg://${PG_USER}:hunt/er2@db/feast"', "a secret under registry.path"),
+        ('"postgresql+psycopg://db/feast", password: hunter2', "a secret under registry.password"),
+        ('"postgresql+psycopg://db/feast", password: 123456', "a secret under registry.password"),
+        ('"postgresql+psycopg://db/feast", DB_Passwd: $hunter2', "a secret under registry.DB_Passwd"),
+        ('"s3://b/r", aws: {secret_access_key: hunter2}', "a secret under registry.aws.secret_access_key"),
+        ('"s3://b/r", tokens: [hunter2]', "a secret under registry.tokens"),
     ],
 )
-def test_a_password_is_never_published(repo: Path, settings: Settings, whole: str, said: str) -> None:
+def test_a_secret_is_never_published(repo: Path, settings: Settings, whole: str, said: str) -> None:
     profile = repo / "feature_store.server.yaml"
     profile.write_text(SERVERS.replace('"postgresql+psycopg://${PG_USER}:${PG_PASSWORD}@db/feast"', whole))
     cluster = replace(settings, serving="standard", models_uri="s3://b/models")
     with pytest.raises(ConfigError, match=said) as caught:
         shared_repo(str(repo), cluster, {"FTI_PROFILE": "server"})
     assert "hunter2" not in str(caught.value)
-    profile.write_text(SERVERS.replace("${REDIS}", "redis:6379,password=hunter2"))
-    with pytest.raises(ConfigError, match="a password under connection_string"):
-        shared_repo(str(repo), cluster, {"FTI_PROFILE": "server"})
+    for word in ("password", "Password"):
+        profile.write_text(SERVERS.replace("${REDIS}", f"redis:6379,{word}=hunter2"))
+        with pytest.raises(ConfigError, match="a secret under online_store.connection_string"):
+            shared_repo(str(repo), cluster, {"FTI_PROFILE": "server"})
 
 
 def test_models_in_a_folder_are_refused(repo: Path, settings: Settings) -> None:

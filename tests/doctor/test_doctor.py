@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from fti.cli.doctor import doctor_command
-from fti.common.kubernetes_api import KubernetesApi
+from fti.common.kubernetes_api import ForbiddenError, KubernetesApi
 from fti.common.settings import Settings
 from fti.doctor.cluster import check_cluster
 from fti.doctor.finding import Finding
 from fti.doctor.rights import RIGHTS
 from fti.feature_repo import __file__ as flights
-from tests.manifests.rendered import of_kind, overlay
+from tests.manifests.rendered import ROOT, of_kind, overlay, rendered
 from tests.push.api_server import KINDS, ApiServer, serving, write_kubeconfig
 
 pytestmark = pytest.mark.slow
@@ -26,9 +26,9 @@ OF_KIND = {kind: resource for resource, kind in KINDS.items()}
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """A cluster with KServe on which overlays/minio was applied, its placeholders filled in, and Standard mode said."""
+    """KServe in Standard mode, with manifests/cluster and overlays/minio, the placeholders of that filled in."""
     with serving(ApiServer()) as api:
-        for each in overlay("minio"):
+        for each in [*overlay("minio"), *rendered(ROOT / "cluster")]:
             if each["kind"] in OF_KIND:
                 if each["kind"] == "Secret":
                     each = {**each, "data": dict.fromkeys(each["data"], "aHVudGVyMg==")}
@@ -41,7 +41,6 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
         ingress = {"enableGatewayApi": True, "kserveIngressGateway": "kserve/kserve-ingress-gateway"}
         data = {"ingress": json.dumps(ingress), "deploy": json.dumps({"defaultDeploymentMode": "Standard"})}
         api.put("configmaps", "kserve", {"metadata": {"name": "inferenceservice-config"}, "data": data})
-        api.put("gateways.gateway.networking.k8s.io", "kserve", {"metadata": {"name": "kserve-ingress-gateway"}})
         node = {"metadata": {"name": "gpu-1"}, "status": {"allocatable": {"nvidia.com/gpu": "2"}}}
         api.put("nodes", "", node)
         monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "kubeconfig", api)))
@@ -49,6 +48,15 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
         monkeypatch.setenv("FTI_SERVING", "standard")
         monkeypatch.setenv("FTI_NAMESPACE", "fti")
         yield api
+
+
+@pytest.fixture
+def asked(api: ApiServer) -> ApiServer:
+    """The same, with `FTI_SERVING=cluster`."""
+    api.objects["configmaps", "fti", "fti-settings"]["data"]["FTI_SERVING"] = "cluster"
+    config = api.objects["configmaps", "kserve", "inferenceservice-config"]["data"]
+    config["router"] = json.dumps({"image": "kserve/router:v0.21.0"})
+    return api
 
 
 def crd(name: str, version: str, **spec: Any) -> dict[str, Any]:
@@ -107,17 +115,57 @@ def test_kserve_that_cannot_split(api: ApiServer) -> None:
     assert "steps push in standard mode" in warning.text
 
 
-def test_how_a_cluster_that_is_asked_splits_traffic(api: ApiServer) -> None:
-    api.objects["configmaps", "fti", "fti-settings"]["data"]["FTI_SERVING"] = "cluster"
-    config = api.objects["configmaps", "kserve", "inferenceservice-config"]["data"]
-    config["router"] = json.dumps({"image": "kserve/router:v0.21.0"})
+def test_how_a_cluster_that_is_asked_splits_traffic(asked: ApiServer) -> None:
     (traffic,) = (finding for finding in found("cluster") if finding.name == "traffic")
     assert (traffic.status, traffic.text) == (
         "ok", "new services are split by KServe's routes (standard), as the cluster says"
     )  # fmt: skip
+    config = asked.objects["configmaps", "kserve", "inferenceservice-config"]["data"]
     config["router"] = json.dumps({"image": "kserve/router:latest"})
     (missing,) = (finding for finding in found("cluster") if finding.status == "missing")
     assert "do not tell its version" in missing.text and "FTI_SERVING=standard" in missing.remedy
+
+
+@pytest.mark.parametrize("right", [("get", "configmaps"), ("get", "gateways.gateway.networking.k8s.io")])
+def test_who_may_not_read_how_traffic_can_be_split_cannot_push(asked: ApiServer, right: tuple[str, str]) -> None:
+    def kserves(verb: str, resource: str, name: str) -> None:
+        named = name in {"inferenceservice-config", "kserve-ingress-gateway"}
+        asked.forbidden = {right} if named else set()
+
+    asked.before = kserves
+    (missing,) = (finding for finding in found("cluster") if finding.status == "missing")
+    assert missing.name == "traffic" and "says how traffic can be split here, and may not be read" in missing.text
+    assert "manifests/cluster/rights.yaml" in missing.remedy and "FTI_SERVING" in missing.remedy
+    assert not [each for each in found("knative") if each.status == "missing"]  # which asks nothing
+
+
+def test_the_account_of_steps_needs_that_right_too(asked: ApiServer) -> None:
+    binding = asked.objects["rolebindings.rbac.authorization.k8s.io", "kserve", "fti-kserve-reader"]
+    binding["subjects"] = [each for each in binding["subjects"] if each["namespace"] != "fti"]
+    (missing,) = (finding for finding in found("cluster") if finding.status != "ok")
+    rights = "get configmaps/inferenceservice-config, get gateways.gateway.networking.k8s.io"
+    assert (missing.status, missing.text) == ("missing", f"fti-pipelines may not {rights}, in kserve")
+    assert missing.remedy == "Apply manifests/cluster/rights.yaml, with fti-pipelines of fti in it"
+    asked.forbidden = {REVIEWS}
+    kserve, steps = (finding for finding in found("cluster") if finding.status != "ok")
+    assert (kserve.status, steps.status) == ("warning", "warning")
+    assert "whether fti-pipelines may read how KServe splits traffic" in kserve.text
+    asked.user = "system:serviceaccount:fti:fti-pipelines"  # it has just read what it needs
+    assert not [finding for finding in found("cluster") if finding.status != "ok"]
+
+
+def test_kserves_settings_that_say_nothing_are_its_defaults(api: ApiServer) -> None:
+    config = api.objects["configmaps", "kserve", "inferenceservice-config"]
+    del config["data"]
+    texts = {finding.name: (finding.status, finding.text) for finding in found()}
+    assert texts["deployment mode"] == ("ok", "Knative by default; services of push say their own")
+    assert texts["gateway"] == ("missing", "KServe makes no HTTPRoutes: a canary would get no traffic")
+    config["data"] = {"ingress": '{"enableGatewayApi": true}'}
+    texts = {finding.name: (finding.status, finding.text) for finding in found()}
+    assert texts["gateway"] == ("ok", "HTTPRoutes on Gateway kserve/kserve-ingress-gateway")
+    config["data"] = {"deploy": "{"}
+    texts = {finding.name: (finding.status, finding.text) for finding in found()}
+    assert texts["KServe's settings"][0] == "missing" and "holds what is no JSON" in texts["KServe's settings"][1]
 
 
 def test_kserve_without_the_gateway_api(api: ApiServer) -> None:
@@ -175,6 +223,13 @@ def test_what_may_not_be_seen_is_unknown_and_the_rest_goes_on(api: ApiServer) ->
     (secrets,) = (finding for finding in found() if finding.name == "secrets")
     assert secrets.text == "you may not see it: the right to get secrets is missing"
     assert "administrator" in secrets.remedy and "rights.yaml" not in secrets.remedy  # which grants no such thing
+
+
+def test_a_right_that_is_missing_says_where(api: ApiServer) -> None:
+    """An account of another namespace is refused in one that does not exist, too."""
+    api.forbidden = {("list", "pods")}
+    with pytest.raises(ForbiddenError, match="rights.yaml in namespace ftj, if there is one, and run as"):
+        KubernetesApi.connect("ftj").items("api/v1/namespaces/ftj/pods")
 
 
 def test_models_on_a_pods_own_disk(api: ApiServer) -> None:

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from fti.common.kubernetes_api import KubernetesApi
-from fti.doctor.accounts import predictor_rights, step_rights
+from fti.doctor.accounts import kserve_rights, predictor_rights, step_rights
 from fti.doctor.finding import Finding
 from tests.cluster.control_plane import binary, control_plane
 from tests.crds import CRD
-from tests.manifests.rendered import ELSEWHERE, overlay
+from tests.manifests.rendered import ELSEWHERE, ROOT, overlay
 from tests.manifests.test_manifests import UNCHECKED
 
 pytestmark = [
@@ -44,6 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             objects = [each for each in overlay(name) if each["kind"] not in UNCHECKED]
             apply = ("apply", "--server-side", "--validate=strict", "-f", "-")
             kubectl(kubeconfig, *apply, text=yaml.safe_dump_all(objects))
+        kubectl(kubeconfig, "create", "namespace", "kserve")
+        kubectl(kubeconfig, "apply", "-k", str(ROOT / "cluster"))
         yield kubeconfig
 
 
@@ -69,6 +71,16 @@ def test_the_accounts_of_steps_may_push_and_predictors_nothing(server: Path, nam
         kubeflows = "create workflowtaskresults.argoproj.io, get secrets/mlpipeline-minio-artifact"
         assert steps.text == f"{account} may not {kubeflows}, patch workflowtaskresults.argoproj.io"
     assert (predictor.status, predictor.text) == ("ok", "fti-predictor has none, and needs none")
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_the_accounts_of_steps_may_read_how_kserve_splits_and_no_other(server: Path, name: str) -> None:
+    namespace, account = ACCOUNTS[name]
+    api = KubernetesApi.connect(namespace, {"KUBECONFIG": str(server)})
+    (found,) = kserve_rights(api, account, "kserve", "kserve")
+    assert (found.status, found.text) == ("ok", f"{account} may read how KServe splits traffic")
+    (found,) = kserve_rights(api, "fti-predictor", "kserve", "")
+    assert found.text == "fti-predictor may not get configmaps/inferenceservice-config, in kserve"
 
 
 def test_what_a_binding_gives_too_much_is_told(server: Path) -> None:

@@ -21,7 +21,7 @@ PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}  # as `make
 TORCH, EXPLAINING = {"torch", "safetensors"}, {"shap", "skops"}
 # Frames are scored, and inference logs read, in steps alone.
 FRAMES = {"polars"}
-SERVING = ["fti.serve.predictor", "fti.serve.explain_worker"]
+SERVING = ["fti.serve.predictor", "fti.serve.explain.worker"]
 STEPS = [f"fti.{name}.component" for name in COMPONENTS]
 IMPORTED = {
     "predictor": (SERVING, TORCH | EXPLAINING | FRAMES),

@@ -23,13 +23,22 @@ CUSTOM = {  # kinds with schemas in shared/crds
     "Gateway": ("gateway.networking.k8s.io_gateways", "v1"),
     "HTTPRoute": ("gateway.networking.k8s.io_httproutes", "v1"),
 }
+MONITORS = ("ServiceMonitor", "PodDisruptionBudget")
 UNCHECKED = {"ServiceMonitor", "AuthorizationPolicy", "ExternalSecret"}  # no schema of theirs is at hand
-STANDARD = {"metadata": {"labels": {"serving.kserve.io/inferenceservice": "late", "component": "predictor"}}}
+KSERVES = {"serving.kserve.io/inferenceservice": "late", "component": "predictor"}  # of every model's pod and Service
 
 
 @pytest.fixture(params=OVERLAYS)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
     return overlay(request.param)
+
+
+def pushed(objects: list[Object], service: Service) -> list[Object]:
+    """The labels of the pods and Services that KServe makes of a service: its runtime's, its predictors', its own."""
+    runtime = named(objects, "ServingRuntime", "fti-predictor")["spec"]["labels"]
+    manifest = render(service)
+    predictors = [each["predictor"] for each in (manifest["spec"], *manifest["spec"].get("canary", []))]
+    return [{**runtime, **each["labels"], **KSERVES} for each in predictors]
 
 
 def containers(spec: Object) -> list[Object]:
@@ -115,6 +124,7 @@ def with_component(folder: Path, base: str, component: str, *, last: bool) -> li
     ("base", "principals"),
     [
         ("minio", ["cluster.local/ns/fti/sa/fti-pipelines", "cluster.local/ns/fti/sa/default-editor"]),
+        ("profile", ["cluster.local/ns/team/sa/fti-pipelines", "cluster.local/ns/team/sa/default-editor"]),
         ("single-user", ["cluster.local/ns/kubeflow/sa/fti-pipelines", "cluster.local/ns/kubeflow/sa/pipeline-runner"]),
     ],
 )
@@ -122,11 +132,14 @@ def test_in_a_mesh_the_accounts_of_steps_may_try_a_model(tmp_path: Path, base: s
     """The policy's principals are the accounts that rights.yaml binds: push runs as one of them."""
     objects = with_component(tmp_path, base, "istio", last=False)
     rules = named(objects, "AuthorizationPolicy", "fti-predictors")["spec"]["rules"]
-    (rule,) = (each for each in rules if "principals" in each["from"][0]["source"])
+    rule, router = (each for each in rules if "principals" in each["from"][0]["source"])
     assert rule["from"][0]["source"]["principals"] == principals
     assert {tuple(each.split("/")[2::2]) for each in principals} == bound_accounts(objects)["fti-deployer"]
     paths = rule["to"][0]["operation"]["paths"]
     assert any(fnmatch("/v1/models/late:predict", path) for path in paths)
+    namespace = named(objects, "AuthorizationPolicy", "fti-predictors")["metadata"]["namespace"]
+    assert router["from"][0]["source"]["principals"] == [f"cluster.local/ns/{namespace}/sa/default"]  # of a graph
+    assert router["to"][0]["operation"] == {"methods": ["POST"], "paths": ["/v1/models/*"]}
     istiod = {"protocol": "TCP", "port": 15012}  # without it a sidecar never becomes ready
     for name in ("predictors-to-istiod", "steps-to-istiod"):
         assert named(objects, "NetworkPolicy", name)["spec"]["egress"][0]["ports"] == [istiod]
@@ -300,11 +313,13 @@ def test_whoever_asks_the_cluster_may_read_how_kserve_splits() -> None:
     objects = rendered(ROOT / "cluster")
     rules = named(objects, "Role", "fti-kserve-reader")["rules"]
     found = {(verb, rule["resources"][0], rule["apiGroups"][0]) for rule in rules for verb in rule["verbs"]}
-    assert {(verb, f"{kind}.{group}" if group else kind) for verb, kind, group in found} == KSERVE_RIGHTS
+    assert rules[0]["resourceNames"] == ["inferenceservice-config"]
+    assert {(verb, f"{kind}.{group}" if group else f"{kind}/{rules[0]['resourceNames'][0]}")
+            for verb, kind, group in found} == KSERVE_RIGHTS  # fmt: skip
     binding = named(objects, "RoleBinding", "fti-kserve-reader")
     assert binding["metadata"]["namespace"] == "kserve"
-    deployers = named(overlay("minio"), "RoleBinding", "fti-deployer")["subjects"]
-    assert {each["name"] for each in binding["subjects"]} >= {each["name"] for each in deployers}
+    readers = bound_accounts(objects)["fti-kserve-reader"]
+    assert readers == set().union(*(bound_accounts(overlay(name))["fti-deployer"] for name in [*OVERLAYS, *ELSEWHERE]))
 
 
 @pytest.mark.parametrize("folder", ["base", "cluster"])
@@ -319,12 +334,16 @@ def test_what_is_denied_by_default_is_opened_for_each_connection(objects: list[O
     policies = of_kind(objects, "NetworkPolicy")
     denied = [each["spec"] for each in policies if each["spec"]["policyTypes"] == ["Ingress", "Egress"]]
     step = {"pipelines.kubeflow.org/v2_component": "true"}
-    predictor = {"serving.kserve.io/inferenceservice": "late"}
+    (predictor,) = pushed(objects, Service("late", Revision("a" * 64, "s3://m/a")))
     stores = [s for key, s in pod_specs(objects).items() if key.startswith("StatefulSet")]
     for labels in (step, predictor, *(store["labels"] for store in stores)):
         assert any(selects(each["podSelector"], labels) for each in denied), labels
-    notebook = {"app": "notebook"}  # of somebody else, in the same namespace
-    assert not any(selects(each["spec"]["podSelector"], notebook) for each in policies)
+    for others in ({"app": "notebook"}, KSERVES):  # a notebook and a model of somebody else, in the same namespace
+        assert not any(selects(each["spec"]["podSelector"], others) for each in policies)
+    sources = named(objects, "NetworkPolicy", "predictors-in")["spec"]["ingress"][0]["from"][0]["namespaceSelector"]
+    ways = named(objects, "NetworkPolicy", "steps-out")["spec"]["egress"][-1]["to"][0]["namespaceSelector"]
+    (gateways,), (reached,) = (each["matchExpressions"] for each in (sources, ways))
+    assert set(reached["values"]) <= set(gateways["values"])  # by which push tries a model, such as Kourier
     for store in stores:
         port = store["containers"][0]["ports"][0]["containerPort"]
         for client in (step, predictor):
@@ -351,20 +370,21 @@ def selects(selector: Object, labels: Object) -> bool:
     return (selector.get("matchLabels") or {}).items() <= labels.items()
 
 
-def test_monitors_and_budgets_select_what_kserve_makes(objects: list[Object]) -> None:
-    labels = STANDARD["metadata"]["labels"]
-    for kind, name in (("ServiceMonitor", "fti-predictors"), ("PodDisruptionBudget", "fti-predictors")):
-        assert selects(named(objects, kind, name)["spec"]["selector"], labels)
-    policy = istio()["spec"]
-    assert selects(policy["selector"], labels)
+def test_monitors_and_budgets_select_what_kserve_makes_of_ours(objects: list[Object]) -> None:
+    models = (Revision("a" * 64, "s3://m/a"), Revision("b" * 64, "s3://m/b"))
+    selectors = [named(objects, kind, "fti-predictors")["spec"]["selector"] for kind in MONITORS]
+    selectors.append(istio()["spec"]["selector"])
+    for selector in selectors:
+        assert all(selects(selector, labels) for labels in pushed(objects, Service("late", *models, 20)))
+        assert not selects(selector, KSERVES)  # another's model
 
 
 def test_the_dashboard_asks_only_for_metrics_and_labels_that_exist() -> None:
     from prometheus_client import REGISTRY
 
-    import fti.serve.metrics  # noqa: F401
+    import fti.serve.observe.metrics  # noqa: F401
 
-    source = (CODE / "serve" / "metrics.py").read_text()
+    source = (CODE / "serve" / "observe" / "metrics.py").read_text()
     names = {family.name for family in REGISTRY.collect() if family.name.startswith("fti_")}
     known = names | {f"{name}_{end}" for name in names for end in ("total", "bucket", "sum", "count")}
     board = json.loads((ROOT / "components" / "monitoring" / "fti.json").read_text())
@@ -454,5 +474,6 @@ def test_knative_mode_takes_one_port_and_is_measured_by_its_pods(tmp_path: Path)
         assert container["ports"] == [{"containerPort": 8080, "protocol": "TCP"}]
     assert not of_kind(objects, "ServiceMonitor")
     monitor = named(objects, "PodMonitor", "fti-predictors")["spec"]
-    assert selects(monitor["selector"], STANDARD["metadata"]["labels"])
+    (labels,) = pushed(objects, Service("late", Revision("a" * 64, "s3://m/a")))
+    assert selects(monitor["selector"], labels) and not selects(monitor["selector"], KSERVES)
     assert monitor["podMetricsEndpoints"][0]["portNumber"] == 8080

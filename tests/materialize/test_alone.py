@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from fti.common.errors import BusyError, FeatureStoreError
+from fti.common.errors import BusyError, FeatureStoreError, StorageError
 from fti.common.feature_store import open_store
 from fti.common.settings import Settings
 from fti.materialize import logic
@@ -123,3 +123,12 @@ def test_the_settings_of_the_session_are_taken(repo: str, servers: tuple[str, in
             assert another.execute(text("SHOW lock_timeout")).scalar() == "0"  # no other session of the pool
     with store.registry.write_engine.connect() as another:  # type: ignore[attr-defined]
         assert another.execute(text(count)).scalar() == 0
+
+
+def test_a_home_that_cannot_be_written_is_told(settings: Settings, tmp_path: Path) -> None:
+    home = tmp_path / "file" / "home"
+    home.parent.touch()
+    store = open_store(write_repo(tmp_path, settings, "{type: sqlite, path: online.db}"), settings)
+    told = pytest.raises(StorageError, match="materialize.lock could not be written: Not a directory")
+    with told, alone(store, replace(settings, home=home)):
+        raise AssertionError("there is no such folder")

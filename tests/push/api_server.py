@@ -81,6 +81,7 @@ class ApiServer:
         forbidden: (verb, resource) that nobody may.
         absent: Resources that the cluster does not know.
         canary_field: Whether the published schema of InferenceServices has spec.canary.
+        lingers: Looks for which what is deleted in the foreground is still there.
         faults: Answers to give next instead, by status code; 0 cuts the connection.
         before: Called before each request with (verb, resource, name); may change objects.
         user: Who asks.
@@ -91,6 +92,7 @@ class ApiServer:
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     canary_field: bool = True
+    lingers: int = 0
     faults: list[int] = field(default_factory=list)
     before: Callable[[str, str, str], None] = lambda *_: None
     admit: Callable[[str, dict[str, Any]], None] = lambda *_: None
@@ -99,6 +101,7 @@ class ApiServer:
     url: str = ""
     lock: Any = field(default_factory=threading.RLock)
     _version: int = 0
+    _looks: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def put(self, resource: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
         """Writes an object as a controller with all rights does; its generation moves with its spec."""
@@ -183,11 +186,30 @@ class ApiServer:
             plural = resource.partition(".")[0]
             raise ApiError(404, "NotFound", f'{resource} "{name}" not found', name=name, kind=plural)
         if verb == "get":
+            if "deletionTimestamp" in found["metadata"]:
+                self._collect((resource, namespace, name))
             return 200, found
         if verb == "delete":
-            del self.objects[resource, namespace, name]
+            self._delete((resource, namespace, name), found, body or {})
             return 200, {"kind": "Status", "status": "Success"}
         return 200, self._patched(resource, namespace, found, query, body)
+
+    def _delete(self, key: tuple[str, str, str], found: dict[str, Any], options: dict[str, Any]) -> None:
+        for field_, wanted in (options.get("preconditions") or {}).items():
+            if found["metadata"][field_] != wanted:
+                why = f"the {field_} in the precondition ({wanted}) does not match that in record"
+                raise ApiError(409, "Conflict", f'Operation cannot be fulfilled on {key[0]} "{key[2]}": {why}')
+        if options.get("propagationPolicy") != "Foreground":
+            del self.objects[key]
+        elif "deletionTimestamp" not in found["metadata"]:
+            metadata = {**found["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+            self.put(key[0], key[1], {**found, "metadata": metadata})
+
+    def _collect(self, key: tuple[str, str, str]) -> None:
+        """What the garbage collector does with what waits for what it owns to go."""
+        self._looks[key] = self._looks.get(key, 0) + 1
+        if self._looks[key] > self.lingers:
+            del self._looks[key], self.objects[key]
 
     def _patched(
         self, resource: str, namespace: str, found: dict[str, Any], query: dict[str, str], patch: Any

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fti.common.inference_service.fronts import Graph, Route
 from fti.common.settings import Settings
 from fti.doctor.rights import KSERVE_RIGHTS, RIGHTS
 from tests.push.api_server import ApiServer, serving, write_kubeconfig
@@ -96,6 +97,8 @@ def _serving_of(mode: str) -> str:
 
 def _stand_in(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setattr("fti.common.inference_service.in_force._LONGEST_PAUSE", 0.05)  # the stand-in is quick
+    for front in (Route, Graph):
+        monkeypatch.setattr(front, "drain", 0.0)
     with _api(mode) as of_namespace, serving(of_namespace) as api:
         monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "kubeconfig", api)))
         settings = Settings.from_env(

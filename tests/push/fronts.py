@@ -76,8 +76,16 @@ class Fronts:
         condition = {"type": "Accepted", "status": "True", "observedGeneration": generation, **_SAID}
         if self.refused:
             condition |= {"status": "False", "reason": "NotAllowedByListeners", "message": self.refused}
-        parent = {"parentRef": route["spec"]["parentRefs"][0], "controllerName": "a/gateway", "conditions": [condition]}
-        self.kserve.api.put(ROUTES, self.kserve.namespace, {**route, "status": {"parents": [parent]}})
+        asked = {ref["name"] for rule in route["spec"]["rules"] for ref in rule["backendRefs"]}
+        absent = [
+            each for each in sorted(asked) if ("deployments.apps", self.kserve.namespace, each) not in self._objects
+        ]
+        resolved = {**condition, "type": "ResolvedRefs", "status": "True", "reason": "Played", "message": ""}
+        if absent:
+            resolved |= {"status": "False", "reason": "BackendNotFound", "message": f"no Service {absent}"}
+        parent = {"parentRef": route["spec"]["parentRefs"][0], "controllerName": "a/gateway"}
+        status = {"parents": [{**parent, "conditions": [condition, resolved]}]}
+        self.kserve.api.put(ROUTES, self.kserve.namespace, {**route, "status": status})
         if not self.refused:
             refs = route["spec"]["rules"][-1]["backendRefs"]
             self._in_force(name, {ref["name"]: ref["weight"] for ref in refs})

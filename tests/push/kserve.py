@@ -52,7 +52,7 @@ class KServe:
     def on_request(self, verb: str, resource: str, name: str) -> None:
         if verb == "get" and resource == ISVC:
             found = self.api.objects.get((ISVC, self.namespace, name))
-            if found is None:
+            if found is None or "deletionTimestamp" in found["metadata"]:
                 self._forget(name)
                 return
             self.reconcile(copy.deepcopy(found))

@@ -13,7 +13,7 @@ from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.endpoint import try_examples
 from fti.push.logic import push
-from fti.serve.runner import running
+from fti.serve.local.runner import running
 from tests.push.conftest import Cluster
 from tests.serve import tiny
 

@@ -16,8 +16,8 @@ from fti.common.settings import Settings
 from fti.push.lifecycle import delete, start, stop
 from fti.push.logic import push
 from fti.push.traffic import promote, rollback
-from fti.serve.runner import running, serve
-from fti.serve.status import read
+from fti.serve.local.runner import running, serve
+from fti.serve.local.status import read
 from tests.push.conftest import Cluster
 from tests.push.kserve import ISVC
 from tests.push.test_push_to_cluster import models, pushing, short
@@ -92,6 +92,27 @@ def test_the_commands_say_what_they_did(
     assert service_names(cluster.settings) == []
     with pytest.raises(ConfigError, match="'late' was not pushed"):
         stop("late", cluster.settings)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../inferenceservices/late", "late/status", "Late", "a" * 300])
+def test_a_name_that_no_service_can_have(cluster: Cluster, models: list[ModelPackage], name: str) -> None:
+    pushing(models[0], cluster.settings)
+    for change in (delete, stop, start, promote, rollback):
+        with pytest.raises(ConfigError, match="cannot name a service"):
+            change(name, cluster.settings)
+    with pytest.raises(ConfigError, match="cannot name a service"):
+        read_service(name, cluster.settings)
+    assert service_names(cluster.settings) == ["late"]
+
+
+@pytest.mark.parametrize("name", ["../precious", "a" * 300])
+def test_no_file_but_a_services_is_deleted(settings: Settings, name: str) -> None:
+    settings.services.mkdir(parents=True)
+    precious = settings.services.parent / "precious.yaml"
+    precious.write_text("x: 1")
+    with pytest.raises(ConfigError, match="cannot name a service"):
+        delete(name, settings)
+    assert precious.is_file()
 
 
 def test_what_others_made_is_not_deleted(single: Cluster) -> None:

@@ -64,6 +64,9 @@ def test_the_host_is_that_which_kserve_would_give() -> None:
     assert host_of("late", "flights", ALL) == "late-flights.example.com"
     other = replace(ALL, domain="svc.org", domain_template="{{.Name}}.{{ .Namespace }}.{{.IngressDomain}}")
     assert host_of("late", "flights", other) == "late.flights.svc.org"
+    assert host_of("a" * 40, "n" * 22, ALL).startswith("a")
+    with pytest.raises(ConfigError, match="64 characters between two dots"):
+        host_of("a" * 40, "n" * 23, ALL)
     with pytest.raises(ConfigError, match="domainTemplate"):
         host_of("late", "flights", replace(ALL, domain_template="{{ .Labels.team }}.{{ .IngressDomain }}"))
 

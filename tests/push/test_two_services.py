@@ -1,20 +1,25 @@
 """Where KServe splits nothing: two InferenceServices behind a route or a graph, and their difficult histories."""
 
+import copy
 import json
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fti.common.errors import BusyError, ConfigError, ServingError
+from fti.common.errors import BusyError, ConfigError, FtiError, ServingError
 from fti.common.inference_service import read_service, service_names, wait_in_force, write_service
 from fti.common.inference_service.cluster import ClusterServices
 from fti.common.inference_service.fronts import Graph, Route, Split, split_of
 from fti.common.inference_service.modes import Abilities
+from fti.common.inference_service.stopping import gone
 from fti.common.inference_service.twins import TwoInferenceServices
 from fti.common.kubernetes_api import KubernetesApi
 from fti.common.model_package import ModelPackage
+from fti.push.lifecycle import delete, start, stop
 from fti.push.traffic import promote, rollback
 from tests.push.conftest import Cluster
 from tests.push.fronts import GRAPHS, ROUTES
@@ -42,6 +47,13 @@ def test_what_is_written_of_a_split_reads_back(first: Split, second: Split) -> N
         assert split_of(front, "late", base, "here") == first
         assert split_of(front, "late", front.render("late", second, base), "here") == second
         assert sum(front.weights("late", base).values()) == 100
+
+
+NEVER_READY: dict[str, object] = {"containerStatuses": []}
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def halves(cluster: Cluster) -> list[str]:
@@ -155,9 +167,6 @@ def test_a_change_that_was_cut_off_is_ended_by_the_same_again(
     if promoting:
         pushing(models[1], two.settings, 20)
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(TwoInferenceServices, "_tidy" if promoting else "_wait_model", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -170,17 +179,249 @@ def test_a_change_that_was_cut_off_is_ended_by_the_same_again(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("percent", [20, 100])
+def test_a_push_that_was_cut_off_gives_nothing_to_what_is_not_up(
+    two: Cluster, models: list[ModelPackage], percent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushing(models[0], two.settings)
+    two.kserve.broken = {short(models[1]): NEVER_READY}
+    with monkeypatch.context() as patch:
+        patch.setattr(TwoInferenceServices, "_wait_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pushing(models[1], two.settings, percent)
+    with pytest.raises(ServingError, match="not in force.*kubectl describe inferenceservices/late-green"):
+        pushing(models[1], replace(two.settings, serving_seconds=0.5), percent)
+    assert two.kserve.history == [{short(models[0]): 100}] and halves(two) == ["late-blue"]
+
+
+@pytest.mark.slow
+def test_a_canary_whose_pods_have_died_is_not_promoted(two: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], two.settings)
+    pushing(models[1], two.settings, 20)
+    two.kserve.broken = {short(models[1]): NEVER_READY}
+    dead = two.api.objects["deployments.apps", "flights", "late-green-predictor"]
+    counts = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 0}
+    two.api.put("deployments.apps", "flights", {**dead, "status": counts})
+    two.kserve.fronts.watching = False  # it had a share when it died
+    with pytest.raises(ServingError, match="late-green-predictor has 0 of 1 pods ready"):
+        promote("late", replace(two.settings, serving_seconds=0.5))
+    assert halves(two) == ["late-blue", "late-green"]
+    assert two.kserve.history[-1] == {short(models[0]): 80, short(models[1]): 20}
+
+
+@pytest.mark.slow
+def test_what_has_lost_its_traffic_goes_when_the_last_request_has_followed(
+    two: Cluster, models: list[ModelPackage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for front in (Route, Graph):
+        monkeypatch.setattr(front, "drain", 0.3)
+    pushing(models[0], two.settings)
+    pushing(models[1], two.settings, 20)
+    react, moved, gone = two.api.before, [0.0], [0.0]
+
+    def noting(verb: str, resource: str, name: str) -> None:
+        react(verb, resource, name)
+        if verb == "delete":
+            gone.append(time.monotonic())
+        elif two.kserve.history[-1] == {short(models[1]): 100}:
+            moved.append(time.monotonic())
+
+    two.api.before = noting
+    promote("late", two.settings)
+    assert halves(two) == ["late-green"] and gone[1] - moved[1] >= 0.3
+
+
+@pytest.mark.slow
+def test_another_push_while_the_last_requests_follow(
+    two: Cluster, models: list[ModelPackage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, third = models
+    pushing(one, two.settings)
+    pushing(other, two.settings, 20)
+    tidy = TwoInferenceServices._tidy
+
+    def late(self: TwoInferenceServices, name: str, split: Split, state: object) -> None:
+        monkeypatch.setattr(TwoInferenceServices, "_tidy", tidy)
+        pushing(third, two.settings, 30)
+        tidy(self, name, split, state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TwoInferenceServices, "_tidy", late)
+    promote("late", two.settings)
+    service = read_service("late", two.settings)
+    assert service and service.canary and service.canary.digest == third.digest
+    assert two.kserve.history[-1] == {short(other): 70, short(third): 30}
+
+
+@pytest.mark.slow
+def test_only_what_was_seen_is_deleted(route: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], route.settings)
+    api, path = KubernetesApi.connect(), "apis/serving.kserve.io/v1beta1/namespaces/flights/inferenceservices/late-blue"
+    react, changes = route.api.before, ["status", "spec"]
+
+    def other(verb: str, resource: str, name: str) -> None:
+        react(verb, resource, name)
+        if verb == "delete" and changes:
+            found = copy.deepcopy(route.api.objects[resource, "flights", name])
+            found[changes.pop(0)].setdefault("predictor", {})["minReplicas"] = 4
+            route.api.put(resource, "flights", found)
+
+    route.api.before = other
+    route.kserve.fronts.watching = False
+    with pytest.raises(BusyError, match="somebody else changed late-blue"):
+        gone(api, path, "late-blue", 5, seen=api.get(path))
+    assert not changes and halves(route) == ["late-blue"]
+    assert gone(api, path, "late-blue", 5, seen=api.get(path)) and halves(route) == []
+    assert not gone(api, path, "late-blue", 5)
+
+
+@pytest.mark.slow
+def test_a_push_into_what_is_being_deleted_waits_for_that(
+    two: Cluster, models: list[ModelPackage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushing(models[0], two.settings)
+    pushing(models[1], two.settings, 20)
+    two.api.lingers = 20
+    with monkeypatch.context() as patch:
+        patch.setattr("fti.common.inference_service.stopping.wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote("late", two.settings)
+    pushing(models[2], two.settings, 20)
+    assert two.kserve.history[-1] == {short(models[1]): 80, short(models[2]): 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", [False, True])
+def test_a_service_whose_stable_model_was_deleted_by_hand(
+    two: Cluster, models: list[ModelPackage], trial: bool
+) -> None:
+    pushing(models[0], two.settings)
+    if trial:
+        pushing(models[1], two.settings, 20)
+    with pytest.raises(ServingError, match="late-blue is one of the two that are service late"):
+        delete("late-blue", two.settings)
+    two.kserve.fronts.watching = False
+    for anew in (True, False):
+        del two.api.objects[ISVC, "flights", "late-blue"]  # kubectl delete inferenceservice late-blue
+        assert read_service("late", two.settings) is None
+        with pytest.raises(FtiError):
+            stop("late", two.settings)
+        if anew:
+            two.kserve.broken = {short(models[2]): NO_IMAGE}
+            with pytest.raises(ServingError, match="ImagePullBackOff"):
+                pushing(models[2], two.settings)
+            two.kserve.broken = {}
+            assert halves(two) == (["late-green"] if trial else [])  # as it was
+            pushing(models[2], two.settings)
+            assert two.kserve.history[-1] == {short(models[2]): 100} and halves(two) == ["late-blue"]
+        else:
+            assert delete("late", two.settings) and not delete("late", two.settings)
+    assert halves(two) == [] and not any(key[0] in {ROUTES, GRAPHS} for key in two.api.objects)
+
+
+@pytest.mark.slow
+def test_what_is_pushed_anew_runs_though_the_rest_was_stopped(two: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], two.settings)
+    pushing(models[1], two.settings, 20)
+    two.kserve.fronts.watching = False
+    stop("late", two.settings)
+    del two.api.objects[ISVC, "flights", "late-blue"]
+    pushing(models[2], two.settings)
+    service = read_service("late", two.settings)
+    assert service and not service.stopped and two.kserve.history[-1] == {short(models[2]): 100}
+    (front,) = (item for key, item in two.api.objects.items() if key[0] in {ROUTES, GRAPHS})
+    assert "serving.kserve.io/stop" not in front["metadata"]["annotations"]
+
+
+@pytest.mark.slow
+def test_a_canary_that_was_deleted_by_hand(two: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], two.settings)
+    pushing(models[1], two.settings, 20)
+    two.kserve.fronts.watching = False
+    del two.api.objects[ISVC, "flights", "late-green"]
+    pushing(models[0], two.settings)
+    assert two.kserve.history[-1] == {short(models[0]): 100}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopping", [True, False])
+def test_a_stop_or_a_start_that_was_cut_off_is_ended_by_the_same_again(
+    two: Cluster, models: list[ModelPackage], stopping: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushing(models[0], two.settings)
+    pushing(models[1], two.settings, 20)
+    two.kserve.fronts.watching = False
+    if not stopping:
+        stop("late", two.settings)
+    write, written = TwoInferenceServices._write_model, list[object]()
+
+    def once(self: TwoInferenceServices, *args: Any) -> Any:
+        if written:
+            raise KeyboardInterrupt
+        written.append(args)
+        return write(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TwoInferenceServices, "_write_model", once)
+        with pytest.raises(KeyboardInterrupt):
+            (stop if stopping else start)("late", two.settings)
+    with pytest.raises(ConfigError, match="is stopped.*fti start late"):
+        pushing(models[2], two.settings, 10)
+    if stopping:
+        assert stop("late", two.settings) and not stop("late", two.settings)
+    assert start("late", two.settings) and not start("late", two.settings)
+    service = read_service("late", two.settings)
+    assert service and service.canary and not service.stopped
+    pushing(models[2], two.settings, 10)
+    assert two.kserve.history[-1] == {short(models[0]): 90, short(models[2]): 10}
+
+
+@pytest.mark.slow
+def test_what_others_write_while_it_stops_is_kept(two: Cluster, models: list[ModelPackage]) -> None:
+    pushing(models[0], two.settings)
+    react, done = two.api.before, list[str]()
+
+    def other(verb: str, resource: str, name: str) -> None:
+        react(verb, resource, name)
+        if verb == "patch" and resource == ISVC and not done:
+            done.append(name)
+            found = copy.deepcopy(two.api.objects[resource, "flights", name])
+            found["metadata"]["annotations"]["team/owner"] = "me"
+            two.api.put(resource, "flights", found)
+
+    two.api.before = other
+    two.kserve.fronts.watching = False
+    stop("late", two.settings)
+    annotations = two.api.objects[ISVC, "flights", "late-blue"]["metadata"]["annotations"]
+    assert (annotations["team/owner"], annotations["serving.kserve.io/stop"]) == ("me", "true")
+
+
+@pytest.mark.slow
+def test_a_host_that_dns_forbids_is_refused_before_a_model_comes_up(route: Cluster, models: list[ModelPackage]) -> None:
+    config = route.api.objects["configmaps", "kserve", "inferenceservice-config"]
+    template = "{{ .Name }}-of-" + "a" * 60 + ".{{ .IngressDomain }}"
+    config["data"]["ingress"] = json.dumps({"ingressDomain": "example.org", "domainTemplate": template})
+    with pytest.raises(ConfigError, match="the host of late would be late-of-a.*68 characters.*at most 63"):
+        pushing(models[0], route.settings)
+    assert halves(route) == [] and not route.kserve.starts
+
+
+@pytest.mark.slow
 def test_a_first_push_that_was_cut_off(
     two: Cluster, models: list[ModelPackage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(TwoInferenceServices, "_wait_model", killed)
         with pytest.raises(KeyboardInterrupt):
             pushing(models[0], two.settings)
     assert read_service("late", two.settings) is None
+    for change in (stop, start):
+        with pytest.raises(ConfigError, match="first push was cut off.*Push it again, or `fti delete late`"):
+            change("late", two.settings)
+    assert delete("late", two.settings) and not delete("late", two.settings) and halves(two) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(TwoInferenceServices, "_wait_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pushing(models[0], two.settings)
     pushing(models[1], two.settings)
     assert two.kserve.history == [{short(models[1]): 100}]
 
@@ -227,7 +468,8 @@ def test_a_push_that_comes_between_reading_and_writing(two: Cluster, models: lis
     two.api.before = other
     with pytest.raises(BusyError, match="somebody else"):
         pushing(models[1], two.settings, 20)
-    assert short(models[1]) not in json.dumps([item.get("spec") for item in two.api.objects.values()])
+    fronts = [item["spec"] for key, item in two.api.objects.items() if key[0] in {ROUTES, GRAPHS}]
+    assert "late-green" not in json.dumps(fronts)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from fti.serve.ports import Ports
+from fti.serve.local.ports import Ports
 
 Targets = Callable[[], list[int]]  # the ports of the predictors now
 

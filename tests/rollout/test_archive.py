@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fti.common.errors import BusyError, ConfigError, ServingError
+from fti.common.errors import BusyError, ConfigError, ServingError, StorageError
 from fti.common.inference_service import read_service
 from fti.common.settings import Settings
 from fti.rollout.archive import archive_of
@@ -172,6 +172,45 @@ def test_where_records_lie(settings: Settings, tmp_path: Path) -> None:
 
 def test_damage_in_the_store_is_told(pods: tuple[Settings, Settings]) -> None:
     first, _ = pods
-    archive_of("late", first).write("2026-01-01", "{", "")
-    with pytest.raises(ServingError, match=r"_rollouts/flights/late/2026-01-01.json is not the record of a rollout"):
+    archive, name = archive_of("late", first), f"2026-01-01-{open_canary(first)[:12]}"
+    archive.write("2026-02-02-cccccccccccc", "{", "")  # another canary's: no business of this rollout
+    assert last_record("late", open_canary(first), first) is None
+    archive.write(name, "{", "")
+    with pytest.raises(ServingError, match=rf"_rollouts/flights/late/{name}.json is not the record of a rollout"):
         run(first)
+
+
+def record(canary: str = "a" * 64) -> Record:
+    models, lineage = (canary, "b" * 64), {"canary": {}, "stable": {}}
+    made = Record("late", *models, lineage, [5, 100], {}, started="2026-01-01T00:00:00", share=(5, False))
+    made.begin("run 1")
+    return made
+
+
+def test_a_write_whose_answer_was_lost_is_no_other_rollout(endpoint: str, settings: Settings, tmp_path: Path) -> None:
+    """The store has what this process wrote, though it was told of an error: it goes on from there."""
+    keys = {"s3_access_key": ACCESS_KEY, "s3_secret_key": SECRET_KEY, "s3_region": "us-east-1", "s3_endpoint": endpoint}
+    models = f"s3://{BUCKET}/{tmp_path.name}"
+    shared = replace(settings, serving="standard", models_uri=models, namespace="flights", **keys)
+    ours = record()
+    ours.save(shared)
+    before = replace(ours.kept)
+    ours.history.append({"look": 1})
+    ours.save(shared)
+    ours.kept = before  # the answer never came
+    ours.decide({"decision": "continue", "reason": ""}, "run 1")
+    ours.save(shared)
+    kept = open_record("late", ours.canary, ours.stable, shared)
+    assert kept and kept.decisions == ours.decisions and kept.kept.version == ours.kept.version
+    kept.begin("run 2")
+    kept.save(shared)
+    ours.history.append({"look": 2})
+    with pytest.raises(BusyError, match="another has taken the rollout of late over"):
+        ours.save(shared)
+
+
+def test_a_home_that_cannot_be_written_is_told(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    archive = archive_of("late", replace(settings, home=tmp_path / "file" / "home"))
+    with pytest.raises(StorageError, match="could not be written: Not a directory"), archive.alone("run 1"):
+        raise AssertionError("there is no such folder")

@@ -12,7 +12,7 @@ import pytest
 from fti.common.inference_service import read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
-from fti.serve.runner import running
+from fti.serve.local.runner import running
 from tests.rollout.conftest import V1, under_load
 from tests.serve import tiny
 from tests.serve.conftest import publish

@@ -85,7 +85,7 @@ def test_push_and_rollout_in_the_local_runner(
     from kfp import local
 
     from fti.push.component import push
-    from fti.serve.runner import running
+    from fti.serve.local.runner import running
 
     package = tiny.write_binary(tmp_path / "canary", bias=0.5)
     verdict = tiny.blessing(tmp_path / "canary.json", package)

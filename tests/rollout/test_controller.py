@@ -413,6 +413,17 @@ def test_a_few_requests_that_name_units_are_at_most_one_units() -> None:
     assert judge(Seen(counts, 50, requests_of_unit=100, named=101), Limits(), {}).outcome == "inconclusive"
 
 
+def test_a_step_that_named_units_hold_says_so() -> None:
+    good = {"requests": 2000, **scored(2000)}
+    counts = of(50, good, good).counts
+    assert judge(Seen(counts, 50), Limits(), {}).outcome == "success"
+    held = judge(Seen(counts, 50, requests_of_unit=100, named=100), Limits(), {})
+    assert held.outcome == "inconclusive" and held.reason.startswith("failures: up to ")
+    assert "; 100 requests name their unit (x-fti-unit)" in held.reason and "--requests-of-unit" in held.reason
+    said = judge(Seen(counts, 50, requests_of_unit=100), Limits(), {})
+    assert said.outcome == "inconclusive" and "x-fti-unit" not in said.reason
+
+
 @pytest.mark.parametrize(("percent", "so_few"), [(5, 4), (25, 6), (50, 11)])
 def test_a_canary_that_always_fails_meets_few_requests(percent: int, so_few: int) -> None:
     """The stable model fails none; so few requests go to the canary before it is taken back."""

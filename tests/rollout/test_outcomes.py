@@ -26,7 +26,7 @@ from fti.rollout.outcomes import Goal, OutcomeSource, _table, outcomes_in
 from fti.rollout.plan import Plan
 from fti.rollout.record import PROMOTED, ROLLED_BACK
 from fti.rollout.rules import Limits
-from fti.serve.runner import running
+from fti.serve.local.runner import running
 from tests.rollout.conftest import V1
 from tests.rollout.test_controller import Traffic, run
 from tests.serve import tiny
@@ -56,9 +56,12 @@ def write_log(
     revisions: dict[str, str] = REVISIONS,
     began: datetime = BEGAN,
     name: str = "1",
+    asked: bool | None = False,
 ) -> None:
-    """What predictors write."""
+    """What predictors write; `asked` None: what those of an earlier version wrote."""
     schema = schema_of(package.signature, {"flight": "string"})
+    if asked is None:
+        schema = schema.remove(schema.get_field_index("asked"))
     for variant, revision in revisions.items():
         mine = [
             {
@@ -70,6 +73,7 @@ def write_log(
                 "revision": revision,
                 "unit": unit,
                 "protocol": "v1",
+                "asked": asked,
                 "prediction": score >= 0.5,
                 "score": score,
             }
@@ -137,6 +141,21 @@ def test_users_are_compared_not_requests(logging: Settings, package: ModelPackag
     assert found.means[STABLE] == Moments(1, 0.5, 0.0)
     assert (found.units, found.requests_of_unit) == ({CANARY: 2, STABLE: 1}, 10)
     assert read(logging, None).units == {CANARY: 2, STABLE: 1}  # also without a goal
+
+
+@pytest.mark.parametrize("earlier", [False, None])
+def test_requests_that_chose_their_variant_are_no_units(
+    logging: Settings, package: ModelPackage, tmp_path: Path, earlier: bool | None
+) -> None:
+    """A tester's thousand requests to the canary weigh nobody's evidence down, and are nobody's outcomes."""
+    rows: list[Row] = [(CANARY, "a", "ann", 1.0, 5), (STABLE, "b", "bob", 1.0, 6)]
+    write_log(logging, package, rows, asked=earlier)
+    tests: list[Row] = [(CANARY, f"t{n}", ("ann", "bob", None)[n % 3], 0.0, 1) for n in range(1000)]
+    write_log(logging, package, tests, name="2", asked=True)
+    uri = outcomes_at(tmp_path / "outcomes.parquet", {request: 1.0 for _, request, *_ in [*rows, *tests]})
+    found = read(logging, Goal(uri, "absolute_error"))
+    assert (found.units, found.requests_of_unit) == ({CANARY: 1, STABLE: 1}, 1)
+    assert found.means == {CANARY: Moments(1, 0.0, 0.0), STABLE: Moments(1, 0.0, 0.0)}
 
 
 def test_in_a_shadow_both_answers_to_a_request_are_compared(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,8 +29,8 @@ from fti.rollout.metrics import Reading
 from fti.rollout.prometheus import PrometheusMetrics, _Series
 from fti.rollout.record import PROMOTED, ROLLED_BACK
 from fti.rollout.sources import metrics_from
-from fti.serve.runner import running
-from fti.serve.status import read_state
+from fti.serve.local.runner import running
+from fti.serve.local.status import read_state
 from tests.push.api_server import ApiServer, write_kubeconfig
 from tests.rollout import canaries, prometheus
 from tests.rollout.conftest import V1, under_load
@@ -79,6 +80,8 @@ def test_every_request_counts_once_through_a_restart(
             return lambda: bool(look()) and sum(counts["requests"] for counts in totals.values()) >= requests
 
         until(lambda: look() is not None)
+        for _ in range(30):  # which the split did not choose
+            httpx.post(gateway + V1, content=BODY, headers={"x-variant": CANARY}).raise_for_status()
         post_many(gateway, V1, BODY, 300)
         until(counted(300), 100)
         pid = (read_state(settings) or {})["services"]["late"]["revisions"]["canary"]["pid"]

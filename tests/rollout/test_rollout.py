@@ -24,8 +24,8 @@ from fti.rollout.plan import Plan
 from fti.rollout.record import PROMOTED, ROLLED_BACK, Record
 from fti.rollout.report import write_report
 from fti.rollout.rules import Judgement, Limits
-from fti.serve.runner import running
-from fti.serve.status import read_state
+from fti.serve.local.runner import running
+from fti.serve.local.status import read_state
 from tests.rollout import canaries
 from tests.rollout.conftest import V1, under_load
 from tests.serve import tiny

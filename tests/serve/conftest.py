@@ -10,8 +10,8 @@ import pytest
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.logic import push
-from fti.serve.runner import running
-from fti.serve.status import State, read
+from fti.serve.local.runner import running
+from fti.serve.local.status import State, read
 from tests.serve import tiny
 
 

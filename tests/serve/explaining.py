@@ -40,7 +40,7 @@ class Served:
     def worker(self) -> psutil.Process | None:
         """The process that explains."""
         children = psutil.Process(self.process.pid).children()
-        return next((child for child in children if "fti.serve.explain_worker" in child.cmdline()), None)
+        return next((child for child in children if "fti.serve.explain.worker" in child.cmdline()), None)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -136,7 +138,8 @@ def run(
                 for writer in writers:
                     writer.close()
 
-    return asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as predictors have
+        return runner.run(main())
 
 
 def told(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, dict[str, str], bytes]:
@@ -265,6 +268,60 @@ def test_a_caller_that_does_not_read_gets_all_its_answers_and_they_are_not_heape
     assert 50_000 < heaped < 200_000, "bytes: the first write that is too much is the last"
 
 
+def test_requests_that_cannot_be_answered_yet_are_not_read(package: ModelPackage) -> None:
+    """Once one waits, as for a slow reader, those behind it stay with the caller, but for what one read brings."""
+    many = 20_000
+
+    async def work(front: Counting, connect: Any) -> tuple[int, int]:
+        caller, behind, answered = await connect(4096), 0, 0
+        sending = asyncio.create_task(caller.send(GOOD * many))
+        for number in range(many):
+            answered += (await caller.answer())[0] == 200
+            if number % 100 == 0:
+                (connection,) = front.connections
+                behind = max(behind, len(connection.pipeline))
+                await asyncio.sleep(0)
+        await sending
+        return answered, behind
+
+    answered, behind = run(package, work)
+    assert answered == many
+    assert 0 < behind <= 2 * 256 * 1024 / len(GOOD)
+
+
+def test_a_caller_that_hangs_up_is_not_written_to(package: ModelPackage) -> None:
+    errors: list[Any] = []
+
+    async def work(_: Counting, connect: Any) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        for _ in range(20):
+            caller = await connect(4096)
+            caller._writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            caller._writer.write(b"GET /v2/models/m HTTP/1.1\r\nhost: h\r\n\r\n" * 400)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            caller._writer.transport.abort()
+            for _ in range(50):
+                await asyncio.sleep(0)
+
+    run(package, work)
+    assert not errors
+
+
+def test_a_body_that_takes_long_does_not_come_over_an_idle_connection(package: ModelPackage) -> None:
+    async def work(_: Counting, connect: Any) -> list[int]:
+        caller = await connect()
+        await caller.send(GOOD + GOOD[:-5])  # the first is answered, the second has only begun
+        first = await caller.answer()
+        await asyncio.sleep(0.4)  # longer than a connection may be idle
+        await caller.send(GOOD[-5:])
+        return [first[0], (await caller.answer())[0]]
+
+    assert run(package, work, keep_alive=0.2) == [200, 200]
+
+
 def test_an_idle_connection_is_closed_and_a_busy_one_is_not(package: ModelPackage) -> None:
     async def work(_: Counting, connect: Any) -> tuple[float, int]:
         loop, caller = asyncio.get_running_loop(), await connect()
@@ -309,7 +366,7 @@ def test_what_nobody_expected_is_answered_500_and_logged(
 
 
 def test_where_there_are_traces_each_request_has_a_task(package: ModelPackage, tmp_path: Path) -> None:
-    from fti.serve.observe import Observer
+    from fti.serve.observe.observer import Observer
 
     model = PackagedModel("m", "r1", package, None)
     traced = Observer(model, tracing=object())  # type: ignore[arg-type]

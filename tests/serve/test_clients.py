@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fti.common.settings import Settings
-from fti.serve.runner import running
-from fti.serve.status import read
+from fti.serve.local.runner import running
+from fti.serve.local.status import read
 from tests.serve import tiny
 from tests.serve.conftest import publish
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from fti.common.inference_service import Revision, Service
-from fti.serve import envoy
-from fti.serve.plan import Replica
-from fti.serve.routes import routes
+from fti.serve.local import envoy
+from fti.serve.local.plan import Replica
+from fti.serve.local.routes import routes
 
 ONE, TWO = Revision("a" * 64, "/a"), Revision("b" * 64, "/b")
 

@@ -16,10 +16,10 @@ from fti.common.errors import PackageError
 from fti.common.model_package import ModelPackage, Signature, load_package, write_package
 from fti.common.scoring import graph_inputs
 from fti.common.tables import Feature
-from fti.serve.explain_exact import load_native
-from fti.serve.explain_sampled import OverBudgetError
-from fti.serve.explain_space import Space, scores_in, served_from
-from fti.serve.explain_worker import PackageExplainer
+from fti.serve.explain.exact import load_native
+from fti.serve.explain.sampled import OverBudgetError
+from fti.serve.explain.space import Space, scores_in, served_from
+from fti.serve.explain.worker import PackageExplainer
 from fti.train.logic import train_model
 from tests.serve import products
 from tests.train.tables import write_tables
@@ -141,10 +141,10 @@ def test_more_rounds_are_less_wrong(trained: Trained, monkeypatch: pytest.Monkey
     package = trained("binary", "random_forest")
     explainer, inputs = PackageExplainer(package), rows_of(package, 4)
     exact = explainer.explain(inputs, 60).contributions
-    monkeypatch.setattr("fti.serve.explain_sampled._PRECISION", 0.0)
+    monkeypatch.setattr("fti.serve.explain.sampled._PRECISION", 0.0)
     wrong = []
     for rounds in (1, 16):
-        monkeypatch.setattr("fti.serve.explain_sampled._ROUNDS", rounds)
+        monkeypatch.setattr("fti.serve.explain.sampled._ROUNDS", rounds)
         found = explainer._sampler.explain(inputs, time.perf_counter() + 60)
         assert found.samples == rounds * 200
         wrong.append((float(np.abs(found.contributions - exact).mean()), float(found.error.mean())))  # type: ignore[union-attr]
@@ -305,7 +305,7 @@ def test_too_little_time_is_refused_before_it_is_spent(trained: Trained) -> None
 def test_less_time_means_fewer_samples_and_a_larger_error(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     package = trained("multiclass", "mlp")
     explainer, inputs = PackageExplainer(package), rows_of(package, 2)
-    monkeypatch.setattr("fti.serve.explain_sampled._PRECISION", 0.0)
+    monkeypatch.setattr("fti.serve.explain.sampled._PRECISION", 0.0)
     sampler = explainer._sampler
     much = sampler.explain(inputs, time.perf_counter() + 60)
     rounds = iter(range(1000))

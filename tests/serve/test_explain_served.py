@@ -17,7 +17,7 @@ from fti.common.model_package import ModelPackage, write_package
 from fti.common.settings import Settings
 from fti.serve.client import explain
 from fti.serve.columns import BadRequestError
-from fti.serve.explain import BUDGET_HEADER, Explainer
+from fti.serve.explain.explainer import BUDGET_HEADER, Explainer
 from fti.train.logic import train_model
 from tests.serve import alone, explaining, tiny
 from tests.serve.alone import until
@@ -136,7 +136,7 @@ def test_a_process_that_explains_and_dies_is_started_again(boosting: tuple[Serve
     assert served.predict(rows).status_code == 200
     until(lambda: served.explain(rows).status_code == 200, 60)
     metrics = httpx.get(f"{served.url}/metrics").text
-    assert 'fti_requests_total{code="200",model_name="late",protocol="explain"' in metrics
+    assert 'fti_requests_total{asked="no",code="200",model_name="late",protocol="explain"' in metrics
 
 
 def test_predictions_go_on_while_much_is_explained(tables: dict[str, Path], tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from fti.common.inference_service import read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.logic import push
-from fti.serve.runner import running
-from fti.serve.status import read
+from fti.serve.local.runner import running
+from fti.serve.local.status import read
 from tests.serve import tiny
 from tests.serve.keyed import KEYS, REQUEST, SQLITE, at_airport, open_keyed
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,13 +31,13 @@ from fti.common.storage import upload
 from fti.common.tables import Feature
 from fti.serve.features import Completed
 from fti.serve.front import Front
-from fti.serve.inference_log import InferenceLog, Limits, open_log, sampled
-from fti.serve.inference_rows import Entry, Rows, size_of
-from fti.serve.metrics import Metrics
+from fti.serve.local.runner import running
 from fti.serve.model import Answer, PackagedModel
-from fti.serve.observe import Observer
+from fti.serve.observe.inference_log import InferenceLog, Limits, open_log, sampled
+from fti.serve.observe.inference_rows import Entry, Rows, size_of
+from fti.serve.observe.metrics import Metrics
+from fti.serve.observe.observer import Observer
 from fti.serve.protocol import Request
-from fti.serve.runner import running
 from tests.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, free_ports, object_store
 from tests.serve import tiny
 from tests.serve.alone import ask, predictor, until
@@ -96,10 +97,8 @@ def entries(draw: Any, signature: Signature, known: bool = True) -> Entry:
     request = Request({**keys, "f": features["f"]} if keyed else columns, rows)
     answer = Answer(scores, labels, Completed(columns, vectors))
     request_id, unit = draw(texts.filter(bool)), draw(texts)
-    at = draw(moments).timestamp()
-    return Entry(
-        request_id, at, unit, draw(st.sampled_from(["v1", "v2", "grpc"])), request, answer, score_of(signature, scores)
-    )
+    at, protocol, asked = draw(moments).timestamp(), draw(st.sampled_from(["v1", "v2", "grpc"])), draw(st.booleans())
+    return Entry(request_id, at, unit, protocol, asked, request, answer, score_of(signature, scores))
 
 
 def plain(values: np.ndarray) -> list[Any]:
@@ -121,6 +120,7 @@ def expected(entry: Entry, signature: Signature) -> list[dict[str, Any]]:
             "revision": "r1",
             "unit": entry.unit or None,
             "protocol": entry.protocol,
+            "asked": entry.asked,
             **{f"key__{key}": entry.request.columns[key][place] if vectors else None for key in KINDS},
             **{f"feature__{name}": value for name, value in features.items()},
             "feature__b": None if features["b"] is None else bool(features["b"]),
@@ -180,7 +180,7 @@ def binary_entries(count: int, rows: int = 1, text: str = "x") -> list[Entry]:
     scores = np.full((rows, 2), 0.5, np.float32)
     answer = Answer(scores, np.array(["yes"] * rows), Completed(columns))
     request = Request(columns, rows)
-    return [Entry(f"id-{n}", time.time(), "", "v1", request, answer, scores[:, 1]) for n in range(count)]
+    return [Entry(f"id-{n}", time.time(), "", "v1", False, request, answer, scores[:, 1]) for n in range(count)]
 
 
 def outcome(metrics: Metrics, name: str) -> float:
@@ -252,10 +252,21 @@ def test_no_less_memory_is_counted_than_rows_take(data: st.DataObject, task: str
     assert size_of(entry._replace(answer=replace(entry.answer, completed=completed))) > 12_345
 
 
+def test_what_was_looked_up_is_counted_while_it_waits() -> None:
+    (entry,) = binary_entries(1, rows=64)
+    names, codes = Names(("a",) * 200, ("v",), ("a", "text")), np.zeros((1, 64), np.int8)
+    numbers, texts = np.zeros((200, 64), np.float32), np.array(["é" * 500] * 64, object)
+    vectors = Vectors(names, numbers, {"text": texts}, codes, np.zeros((1, 64), np.int64))
+    completed = replace(entry.answer.completed, vectors=vectors)
+    keyed = entry._replace(answer=replace(entry.answer, completed=completed))
+    held = numbers.nbytes + codes.nbytes + vectors.times.nbytes + texts.nbytes + 64 * sys.getsizeof(texts[0])
+    assert size_of(keyed) - size_of(entry) == held
+
+
 def test_what_cannot_be_written_is_told_once(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fti.serve import inference_log
+    from fti.serve.observe import inference_log
 
     tries = []
 
@@ -351,6 +362,36 @@ def test_refused_requests_are_not_logged(settings: Settings, tmp_path: Path) -> 
     assert log is not None
     log.close()
     assert read_log(str(tmp_path / "log"), "late", settings).collect()["protocol"].to_list() == ["v1"]
+
+
+def test_requests_that_chose_their_variant_are_told_apart(settings: Settings, tmp_path: Path) -> None:
+    model = PackagedModel("late", f"log-{tmp_path.name}", tiny.write_binary(tmp_path / "package"), None)
+    log = open_log(model, replace(settings, inference_log_uri=str(tmp_path / "log")), LIMITS)
+    observer = Observer(model, inference_log=log)
+    front, one = Front(app, model, observer=observer), {"instances": [tiny.ROW]}
+    ask(front, [(V1, one)])
+    ask(front, [(V1, one), (V2, v2([tiny.ROW] * 2))], {"x-variant": "canary"})
+    kinds = {name: object if isinstance(value, str) else np.float32 for name, value in tiny.ROW.items()}
+    columns = {name: np.array([tiny.ROW[name]], kind) for name, kind in kinds.items()}
+    answer = Answer(np.array([[0.5, 0.5]], np.float32), np.array([True]), Completed(columns))
+    for metadata in ({}, {"x-variant": "canary"}):
+        with observer.grpc(metadata, "", "ModelInfer") as observed:
+            observed.predicted(Request(columns, 1), answer)
+            observed.code = 200
+    assert log is not None
+    log.close()
+    read = read_log(str(tmp_path / "log"), "late", settings, columns=["protocol", "asked"]).collect()
+    assert sorted(read.rows()) == [("grpc", False), ("grpc", True), ("v1", False), ("v1", True)] + [("v2", True)] * 2
+
+
+def test_a_log_that_an_earlier_version_began_is_read(settings: Settings, tmp_path: Path) -> None:
+    """By the same writer: a container whose host has a name of its own, and whose process is always the first."""
+    folder = tmp_path / "m" / "r" / "date=2024-01-01"
+    folder.mkdir(parents=True)
+    for hour, rows in ((1, {"request_id": ["old"]}), (2, {"request_id": ["new"], "asked": [True]})):
+        pl.DataFrame(rows).write_parquet(folder / f"20240101T0{hour}0000000000Z-host-1-1.parquet")
+    read = read_log(str(tmp_path), "m", settings).collect()
+    assert sorted(read.rows()) == [("new", True), ("old", None)]
 
 
 def test_the_web_cannot_be_written_to(settings: Settings, tmp_path: Path) -> None:

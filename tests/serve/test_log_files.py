@@ -12,9 +12,9 @@ import pytest
 
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
-from fti.serve.log_files import MOST_BYTES, fresh_log
-from fti.serve.runner import running
-from fti.serve.status import read_state
+from fti.serve.local.runner import running
+from fti.serve.local.status import read_state
+from fti.serve.observe.log_files import MOST_BYTES, fresh_log
 from tests.serve.conftest import one_service
 from tests.serve.test_lifecycle import until
 
@@ -23,7 +23,7 @@ __all__ = ["one_service"]
 CRASHES = """
 import faulthandler, logging, os, sys
 from pathlib import Path
-from fti.serve.log_files import RotatingLog
+from fti.serve.observe.log_files import RotatingLog
 logging.basicConfig(handlers=[RotatingLog(Path(sys.argv[1]), 2000)], level=logging.INFO)
 faulthandler.enable()
 for number in range(250):

@@ -17,11 +17,11 @@ from fti.common.inference_service import Revision
 from fti.common.settings import Settings
 from fti.serve.features import FeatureLookup
 from fti.serve.front import Front
-from fti.serve.logs import JsonFormatter, Limit, readable
+from fti.serve.local.ports import Ports
+from fti.serve.local.predictors import Predictors
 from fti.serve.model import PackagedModel
-from fti.serve.observe import Observer
-from fti.serve.ports import Ports
-from fti.serve.predictors import Predictors
+from fti.serve.observe.logs import JsonFormatter, Limit, readable
+from fti.serve.observe.observer import Observer
 from tests.serve import tiny
 from tests.serve.alone import ask, predictor, until
 from tests.serve.keyed import KEYS, SQLITE, open_keyed, row
@@ -118,7 +118,7 @@ def test_a_flood_of_bad_requests_fills_no_disk(
     front = Front(app, model)
     ask(front, [(V1, b"{")] * 200)
     assert len(fields_of(caplog)) == 60
-    from fti.serve import logs
+    from fti.serve.observe import logs
 
     later = logs.time.monotonic() + 61
     monkeypatch.setattr(logs.time, "monotonic", lambda: later)
@@ -127,7 +127,7 @@ def test_a_flood_of_bad_requests_fills_no_disk(
 
 
 def test_a_limit_lets_through_again_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fti.serve import logs
+    from fti.serve.observe import logs
 
     now = 1000.0
     monkeypatch.setattr(logs.time, "monotonic", lambda: now)
@@ -148,7 +148,7 @@ def test_an_id_is_made_where_none_can_be_used(model: PackagedModel, given: str) 
 @few(max_examples=50, deadline=None)
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=128))
 def test_a_good_id_comes_back(given: str) -> None:
-    from fti.serve.observe import Observed
+    from fti.serve.observe.observer import Observed
 
     assert Observed(None, "v1", given, "").request_id == given  # type: ignore[arg-type]
 

@@ -19,12 +19,13 @@ from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from fti.common.settings import Settings
-from fti.rollout.predictor_metrics import NAMES, counted, own_counts
+from fti.rollout.counters import Counts
+from fti.rollout.predictor_metrics import NAMES, counted
 from fti.serve.features import Completed, FeatureLookup
 from fti.serve.front import Front
-from fti.serve.metrics import Buckets, score_bounds
 from fti.serve.model import Answer, PackagedModel
-from fti.serve.observe import Observer
+from fti.serve.observe.metrics import Buckets, score_bounds
+from fti.serve.observe.observer import Observer
 from fti.serve.protocol import Request
 from tests.serve import tiny
 from tests.serve.alone import ask, predictor
@@ -35,7 +36,7 @@ V1, V2 = "/v1/models/late:predict", "/v2/models/late/infer"
 
 
 def value(name: str, **labels: str) -> float:
-    if name.startswith(("fti_request_rows", "fti_score")):
+    if name.startswith(("fti_request", "fti_score")):
         labels = {"asked": "no", **labels}
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
@@ -75,46 +76,52 @@ def test_requests_are_counted_by_protocol_and_code(model: PackagedModel) -> None
     assert value("fti_score_bucket", **labels, le="0.85") == 0 and value("fti_score_bucket", **labels, le="0.9") == 4
 
 
-def test_what_the_split_did_not_choose_is_counted_apart(keyed: tuple[Front, dict[str, str]]) -> None:
-    """Requests that ask for a variant, and lookups alone: no rollout counts their rows, lookups and scores."""
-    front, labels = keyed
+def test_what_the_split_did_not_choose_is_counted_apart(keyed: tuple[Front, Observer, dict[str, str]]) -> None:
+    """Requests that ask for a variant count in no rollout; of lookups alone, the request does, and no lookup."""
+    front, observer, labels = keyed
     one, three = {"instances": [row("JFK")]}, {"instances": [row("LGA")] * 3}
 
-    def counts() -> dict[str, int]:
+    def counts() -> Counts:
         samples = {
             (name, tuple(found.items())): int(sample.value)
             for family in REGISTRY.collect()
             for sample in family.samples
-            if (name := sample.name) in NAMES
-            and (found := sample.labels).get("revision") == labels["revision"]
-            and name != "fti_requests_total"
+            if (name := sample.name) in NAMES and (found := sample.labels).get("revision") == labels["revision"]
         }
-        return own_counts(counted(samples))
+        return counted(samples)
 
     assert ask(front, [(V1, one)])[0].status_code == 200
     before = counts()
     assert before["looked_up/origin_delays"] == 1 and before["scores/inf"] == before["rows/inf"] == 1
+    features = ("/v1/models/late:features", three)
     for variant in ("canary", "stable"):
-        answers = ask(front, [(V1, three), (V2, v2([tiny.ROW]))], {"x-variant": variant})
-        assert {answer.status_code for answer in answers} == {200}
-    assert ask(front, [("/v1/models/late:features", three)])[0].status_code == 200
+        answers = ask(front, [(V1, three), (V2, v2([tiny.ROW])), features, (V1, b"{")], {"x-variant": variant})
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 400]
+    with observer.grpc({"x-variant": "canary"}, "", "ModelInfer") as observed:
+        observed.code = 503
     assert counts() == before, "no rollout counts them"
+    assert value("fti_requests_total", **labels, protocol="v1", code="200", asked="yes") == 2, "but they are counted"
+    assert ask(front, [features])[0].status_code == 200
+    grown = {name: count for name, count in counts().since(before).items() if count}
+    assert grown.pop("requests") == 1 and all(name.startswith("seconds/") for name in grown), grown
     view = {**labels, "view": "origin_delays", "status": "missing"}
-    assert value("fti_looked_up_total", **view, asked="yes") == 3 * 3, "but they are counted"
+    assert value("fti_looked_up_total", **view, asked="yes") == 3 * (2 + 2 + 1)
     assert value("fti_score_count", **labels, asked="yes") == 2 * (3 + 1)
     assert ask(front, [(V1, three)])[0].status_code == 200
     assert counts()["stale/origin_delays"] == 3
 
 
 @pytest.fixture
-def keyed(settings: Settings, tmp_path: Path) -> tuple[Front, dict[str, str]]:
-    """A front that looks one view up, and the labels of its metrics."""
+def keyed(settings: Settings, tmp_path: Path) -> tuple[Front, Observer, dict[str, str]]:
+    """A front that looks one view up, what observes it, and the labels of its metrics."""
     repo, store = open_keyed(settings, tmp_path / "repo", SQLITE)
     at_airport(store, "JFK", 30.0)
     package = tiny.write_binary(tmp_path / "package", entity_keys=KEYS, feature_service="late_v1")
     lookup = FeatureLookup(str(repo), package.signature, settings, "refuse")
     revision = f"asked-{tmp_path.name}"
-    return Front(app, PackagedModel("late", revision, package, lookup)), {"model_name": "late", "revision": revision}
+    model = PackagedModel("late", revision, package, lookup)
+    observer = Observer(model)
+    return Front(app, model, observer=observer), observer, {"model_name": "late", "revision": revision}
 
 
 def test_what_nobody_expected_counts_as_500_and_predicts_nothing(model: PackagedModel) -> None:

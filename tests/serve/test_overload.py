@@ -23,7 +23,9 @@ import pytest
 
 from fti.common.model_package import ModelPackage, Signature, write_package
 from fti.common.tables import Feature
+from fti.serve import grpc_admission
 from fti.serve.admission import Admission, DeadlineError, Limits, OverloadedError
+from fti.serve.grpc_admission import Shedding
 from tests.serve import grpc_load, tiny
 from tests.serve.alone import Alone, predictor, until
 from tests.serve.http_load import Load, closed, http_request, opened
@@ -31,6 +33,7 @@ from tests.serve.http_load import Load, closed, http_request, opened
 Protocol = Literal["v1", "grpc"]
 PATH, BODY = "/v1/models/late:predict", json.dumps({"instances": [{"x": 1.0}]}).encode()
 REQUEST = http_request(PATH, BODY)
+METHOD = f"/{grpc_admission.INFER}"
 WAVES = 50_000
 
 
@@ -189,34 +192,71 @@ def test_clients_that_try_again_are_told_when(slow: Alone) -> None:
     assert time.perf_counter() - started > 1.0
 
 
+def shedding(max_queue: int) -> Shedding:
+    return Shedding(Admission(Limits(max_queue=max_queue)), cast("grpc_admission.Refuse", None))
+
+
+async def taken(_: Any) -> str:
+    return "taken"
+
+
+async def ask(shedding: Shedding, count: int) -> list[bool]:
+    """Which of so many calls, one after the other, are taken."""
+    details = SimpleNamespace(method=f"/{grpc_admission.INFER}", invocation_metadata=())
+    tasks = (asyncio.create_task(shedding.intercept_service(taken, details)) for _ in range(count))
+    return [await task == "taken" for task in tasks]
+
+
 def test_what_waits_in_grpcs_own_queue_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second of it: a server that only refused would answer nobody."""
-    from fti.serve import grpc_admission
-
-    async def taken(_: Any) -> str:
-        return "taken"
-
-    async def main() -> list[bool]:
-        shedding = grpc_admission.Shedding(Admission(Limits(max_queue=8)), cast("grpc_admission.Refuse", None))
-        details = SimpleNamespace(method=f"/{grpc_admission.INFER}", invocation_metadata=())
-        return [await shedding.intercept_service(taken, details) == "taken" for _ in range(64 + 3)][-4:]
-
-    monkeypatch.setattr(grpc_admission, "calls", lambda: 16)
-    assert asyncio.run(main()) == [True] * 4
-    monkeypatch.setattr(grpc_admission, "calls", lambda: 17)
-    assert asyncio.run(main()) == [False, True] * 2, "counted at every 64th call"
+    monkeypatch.setattr(grpc_admission, "calls", lambda: 17)  # one of them has been handed over
+    assert asyncio.run(ask(shedding(8), 67))[-4:] == [True] * 4
+    monkeypatch.setattr(grpc_admission, "calls", lambda: 18)
+    assert asyncio.run(ask(shedding(8), 67))[-4:] == [False, True] * 2, "counted at every 64th call"
 
 
 def test_what_comes_after_a_burst_is_not_refused_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fti.serve import grpc_admission
-
     found, now = iter([1000, 0]), [0.0]
     monkeypatch.setattr(grpc_admission, "calls", lambda: next(found))
     monkeypatch.setattr(grpc_admission, "monotonic", lambda: now[0])
-    shedding = grpc_admission.Shedding(Admission(Limits(max_queue=8)), cast("grpc_admission.Refuse", None))
-    assert [shedding._is_full() for _ in range(64 + 2)][-3:] == [True, False, True]
-    now[0] = 1.0
-    assert [shedding._is_full() for _ in range(60)] == [False] * 60
+
+    async def main(sheds: Shedding) -> None:
+        assert (await ask(sheds, 66))[-3:] == [False, True, False]
+        now[0] = 1.0
+        assert await ask(sheds, 60) == [True] * 60
+
+    asyncio.run(main(shedding(8)))
+
+
+@pytest.mark.slow
+def test_a_burst_over_grpc_leaves_nothing_behind(slow: Alone) -> None:
+    """Thousands who give up at once, and some who open a call and say nothing: then everybody is answered."""
+
+    async def main() -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.aio.insecure_channel(slow.grpc, options=options) for _ in range(3)]
+        methods = [channel.unary_unary(METHOD) for channel in channels]
+        burst = [methods[number % 3](call(), timeout=0.3) for number in range(2000)]
+        ended = await asyncio.gather(*burst, return_exceptions=True)
+        codes = {each.code() for each in ended if isinstance(each, grpc.aio.AioRpcError)}
+        assert codes <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        silent = [channels[0].stream_unary(METHOD)(timeout=60) for _ in range(200)]
+        await asyncio.gather(*(each.wait_for_connection() for each in silent))
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                await methods[1](call(), timeout=30)
+            except grpc.aio.AioRpcError:
+                assert time.monotonic() < deadline
+            else:
+                break
+        for _ in range(150):
+            await methods[2](call(), timeout=30)
+        for each in silent:
+            each.cancel()
+        await asyncio.gather(*(channel.close() for channel in channels))
+
+    asyncio.run(main())
 
 
 @pytest.mark.slow

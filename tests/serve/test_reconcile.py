@@ -22,8 +22,8 @@ from fti.common.inference_service import manifest_path, read_service, write_serv
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.traffic import rollback
-from fti.serve.runner import running
-from fti.serve.status import State, read, read_state
+from fti.serve.local.runner import running
+from fti.serve.local.status import State, read, read_state
 from tests.crds import check_inference_service
 from tests.serve import tiny
 from tests.serve.conftest import publish
@@ -71,7 +71,7 @@ def answers(loads: list[Load]) -> Counter[tuple[int, str | None]]:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has lost its traffic is kept for seconds only."""
-    monkeypatch.setattr("fti.serve.kept.IN_FLIGHT_SECONDS", 3.0)
+    monkeypatch.setattr("fti.serve.local.kept.IN_FLIGHT_SECONDS", 3.0)
 
 
 @pytest.mark.parametrize("damage", ["modelFormat: sklearn", "a folder", "the gateway's files"])
@@ -176,9 +176,9 @@ def test_a_revision_that_cannot_start_takes_no_traffic_and_says_why(
 def test_at_the_start_a_broken_canary_leaves_the_stable_model_serving(
     settings: Settings, one_service: ModelPackage, tmp_path: Path
 ) -> None:
-    from fti.serve.gateway import Gateway
-    from fti.serve.ports import Ports
-    from fti.serve.reconciler import Reconciler
+    from fti.serve.local.gateway import Gateway
+    from fti.serve.local.ports import Ports
+    from fti.serve.local.reconciler import Reconciler
 
     broken = tiny.write_binary(tmp_path / "broken", bias=0.5)
     publish(settings, broken, "late", percent=20)

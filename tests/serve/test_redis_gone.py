@@ -20,8 +20,8 @@ from fti.common.errors import OnlineStoreError
 from fti.common.online.reader import open_reader
 from fti.common.settings import Settings
 from fti.push.logic import push
-from fti.serve.runner import running
-from fti.serve.status import read
+from fti.serve.local.runner import running
+from fti.serve.local.status import read
 from tests.common.online import NOW, apply_shop, put, redis_store
 from tests.serve import tiny
 from tests.serve.alone import predictor

@@ -14,9 +14,9 @@ import pytest
 from fti.common.errors import BusyError, ConfigError, ServingError
 from fti.serve.answers import to_bytes
 from fti.serve.client import predict
+from fti.serve.local.runner import running
+from fti.serve.local.status import read
 from fti.serve.protocol import MAX_BODY
-from fti.serve.runner import running
-from fti.serve.status import read
 from tests.serve import tiny
 from tests.serve.conftest import Served
 from tests.serve.load import post_many

@@ -16,11 +16,11 @@ from fti.common.inference_service import Revision, Service, manifest_path
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.serve.client import predict
-from fti.serve.kept import Kept
-from fti.serve.plan import Replica
-from fti.serve.routes import routes
-from fti.serve.runner import running
-from fti.serve.status import State, read
+from fti.serve.local.kept import Kept
+from fti.serve.local.plan import Replica
+from fti.serve.local.routes import routes
+from fti.serve.local.runner import running
+from fti.serve.local.status import State, read
 from tests.serve import tiny
 from tests.serve.conftest import publish
 from tests.serve.grpc_load import infer_many

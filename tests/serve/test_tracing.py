@@ -135,7 +135,8 @@ def test_a_collector_that_is_down_costs_no_request(tmp_path: Path) -> None:
 def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
     # The packages around the predictor may import its API; the SDK and the exporter are ours alone.
     code = (
-        "import sys; from fti.serve.tracing import open_tracing; import fti.serve.observe, fti.serve.model\n"
+        "import sys; from fti.serve.observe.tracing import open_tracing\n"
+        "import fti.serve.observe.observer, fti.serve.model\n"
         "assert open_tracing('late', 'r1', {}) is None\n"
         "off = {'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://c', 'OTEL_SDK_DISABLED': 'true'}\n"
         "assert open_tracing('late', 'r1', off) is None\n"
@@ -150,7 +151,7 @@ def test_a_span_of_what_failed_holds_no_values(monkeypatch: pytest.MonkeyPatch) 
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from fti.serve import tracing
+    from fti.serve.observe import tracing
 
     provider, exported = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exported))

@@ -13,8 +13,8 @@ from fti.common.inference_service import Revision, Service, manifest_path, read_
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.traffic import promote, rollback
-from fti.serve.runner import running
-from fti.serve.status import read
+from fti.serve.local.runner import running
+from fti.serve.local.status import read
 from tests.serve import tiny
 from tests.serve.conftest import publish
 
@@ -54,7 +54,7 @@ def test_without_a_runner(settings: Settings, one_service: ModelPackage, tmp_pat
 
 @pytest.mark.slow
 def test_what_cannot_be_served_is_said(settings: Settings, one_service: ModelPackage, tmp_path: Path) -> None:
-    from fti.serve.status import wait_in_sync
+    from fti.serve.local.status import wait_in_sync
 
     broken = tiny.write_binary(tmp_path / "broken", bias=0.5)
     with running(settings):

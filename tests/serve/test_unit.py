@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fti.common.inference_service import Revision, Service
-from fti.serve import envoy
-from fti.serve.plan import Replica
-from fti.serve.ports import HOST, Ports
-from fti.serve.routes import routes
+from fti.serve.local import envoy
+from fti.serve.local.plan import Replica
+from fti.serve.local.ports import HOST, Ports
+from fti.serve.local.routes import routes
 
 pytestmark = pytest.mark.slow
 

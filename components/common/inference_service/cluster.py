@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from fti.common.errors import ServingError
+from fti.common.errors import ConfigError, ServingError
 from fti.common.inference_service.fronts import BLUE, GREEN, Graph, Route
 from fti.common.inference_service.modes import GRAPH, ROUTE, choose, read_abilities
-from fti.common.inference_service.service import API_VERSION, DIGEST, MODE, SERVICE, Service
+from fti.common.inference_service.service import API_VERSION, DIGEST, MODE, SERVICE, Service, check_name
 from fti.common.inference_service.single import OneInferenceService
 from fti.common.inference_service.stopping import gone
 from fti.common.inference_service.twins import TwoInferenceServices
@@ -96,12 +96,16 @@ class ClusterServices:
         """Stops a service, or starts it, and waits for that; says whether it was otherwise before.
 
         Raises:
-            ConfigError: In Knative mode, a canary is on trial.
+            ConfigError: In Knative mode, a canary is on trial; or its first push was cut off.
             BusyError: Somebody else changes the service meanwhile.
             ServingError: It does not come to be.
         """
         realm = self._existing(name)
-        return realm.stop(name, stopped) if realm else False
+        if realm is None:
+            raise ConfigError(
+                f"{name} has never been up: its first push was cut off", remedy=f"Push it again, or `fti delete {name}`"
+            )
+        return realm.stop(name, stopped)
 
     def delete(self, name: str) -> bool:
         """Deletes a service with all that was made of it, and waits for that; says whether there was one.
@@ -110,26 +114,29 @@ class ClusterServices:
             ServingError: It was not made by a push, or it does not go.
         """
         realm = self._existing(name)
-        if realm is not None:
+        if isinstance(realm, OneInferenceService):
             realm.read(name)  # refuses what others made
+        if realm is not None:
             return realm.delete(name)
-        for half in self._halves(name):  # of a first push that was cut off
+        halves = self._halves(name)  # of a first push that was cut off
+        for half in halves:
             gone(self._api, self._path(half), f"InferenceService {half}", self._settings.serving_seconds)
-        return False
+        # what a deletion that was cut off has left
+        OneInferenceService(self._api, KNATIVE, self._settings.serving_seconds).delete(name)
+        return bool(halves)
 
     def _existing(self, name: str) -> Realm | None:
-        """How a service that exists is split, as it says itself."""
+        """How a service that exists is split, as it says itself; None too where a first push was cut off."""
+        check_name(name)
         one = self._api.get(self._path(name))
         if one is not None:
             mode = self._settings.serving if self._settings.serving != CLUSTER else _mode_of(one)
             return OneInferenceService(self._api, mode, self._settings.serving_seconds)
-        if not self._halves(name):
-            return None
         for front in (Route(self._api), Graph(self._api)):
             found = self._api.get(front.path(name))
             if found is not None and _is_of(name, found):
                 return TwoInferenceServices(self._api, front, self._settings.serving_seconds)
-        return None  # a first push was cut off
+        return None
 
     def _halves(self, name: str) -> list[str]:
         """The InferenceServices that are one service together."""

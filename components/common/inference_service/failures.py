@@ -57,7 +57,7 @@ def failures(name: str, revisions: Iterable[Revision], manifest: dict[str, Any],
 def of_pods(labels: str, api: KubernetesApi) -> list[Failure]:
     """What keeps the pods with these labels from coming up."""
     pods = api.items(f"api/v1/namespaces/{api.namespace}/pods", labels)
-    return [failure for pod in pods for failure in _of_pod(pod)]
+    return [failure for pod in pods if not pod["metadata"].get("deletionTimestamp") for failure in _of_pod(pod)]
 
 
 def _of_pod(pod: dict[str, Any]) -> Iterator[Failure]:
@@ -67,7 +67,8 @@ def _of_pod(pod: dict[str, Any]) -> Iterator[Failure]:
             text = f"no node takes pod {name}: {condition.get('message', '')}".rstrip(": ")
             yield Failure("Unschedulable", text, "Ask for less, or add a node such as it asks for", final=False)
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        yield from _of_container(name, container)
+        if not container.get("ready"):  # what it once died of is over
+            yield from _of_container(name, container)
 
 
 def _of_container(pod: str, container: dict[str, Any]) -> Iterator[Failure]:

@@ -14,7 +14,7 @@ from fti.common.inference_service.failures import Failure, of_pods
 from fti.common.inference_service.in_force import accepted, conditions_pending, rolled_out
 from fti.common.inference_service.modes import Abilities, host_of
 from fti.common.inference_service.objects import Manifest
-from fti.common.inference_service.service import CANARY_COLOUR, MODE, SERVICE, STABLE_COLOUR, unreadable
+from fti.common.inference_service.service import CANARY_COLOUR, MODE, SERVICE, STABLE_COLOUR, STOP, unreadable
 from fti.common.inference_service.standard import STANDARD
 from fti.common.kubernetes_api import KubernetesApi
 
@@ -54,9 +54,15 @@ def workload(name: str, colour: str) -> str:
 
 
 class Front(Protocol):
-    """What splits."""
+    """What splits.
+
+    Attributes:
+        kind: Of the object.
+        drain: Seconds from when the API says that traffic has moved until the last request has followed.
+    """
 
     kind: str
+    drain: float
 
     def path(self, name: str = "") -> str:
         """Its path at the API server; without a name, that of all."""
@@ -95,7 +101,7 @@ def split_of(front: Front, name: str, manifest: Manifest, where: str) -> Split:
 def _metadata(name: str, split: Split, base: Manifest | None) -> dict[str, Any]:
     metadata = copy.deepcopy((base or {}).get("metadata") or {"name": name})
     annotations = {**(metadata.get("annotations") or {}), STABLE_COLOUR: split.stable, CANARY_COLOUR: split.canary}
-    metadata["annotations"] = {key: text for key, text in annotations.items() if text}
+    metadata["annotations"] = {key: text for key, text in annotations.items() if text and key != STOP}
     metadata["labels"] = {**(metadata.get("labels") or {}), SERVICE: name}
     return metadata
 
@@ -109,6 +115,7 @@ class Route:
     """
 
     kind = "HTTPRoute"
+    drain = 20.0  # an accepted route is translated: its gateway's proxies are told of it after that
 
     def __init__(self, api: KubernetesApi, abilities: Abilities | None = None) -> None:
         self._api, self._abilities = api, abilities
@@ -167,6 +174,7 @@ class Graph:
     """
 
     kind = "InferenceGraph"
+    drain = 35.0  # routers with the weights before work for as long as Kubernetes lets a pod end: 30 s
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api

@@ -7,7 +7,7 @@ from typing import Any
 from fti.common.inference_service import standard
 from fti.common.inference_service.objects import Manifest
 from fti.common.inference_service.runtimes import RUNTIMES
-from fti.common.inference_service.service import SERVICE, Revision, Service
+from fti.common.inference_service.service import SERVICE, Revision, Service, with_stop
 from fti.common.inference_service.single import SERVICE_ACCOUNT
 
 _INTERNAL = {"networking.kserve.io/visibility": "cluster-local"}  # KServe makes no route of its own beside the front
@@ -25,7 +25,7 @@ def render_half(name: str, colour: str, revision: Revision, pattern: Manifest | 
         pattern: It as it stands, or the other one: what the platform set there (resources, replicas, …) holds here too.
         namespace: Where it shall lie.
     """
-    kept = (pattern or {}).get("metadata") or {}
+    kept = with_stop(pattern, False)["metadata"] if pattern else {}  # what is brought up shall run
     metadata = {key: copy.deepcopy(kept.get(key) or {}) for key in ("annotations", "labels")}
     base = {"metadata": metadata, "spec": copy.deepcopy(pattern["spec"])} if pattern else {"metadata": metadata}
     manifest = standard.render(Service(f"{name}-{colour}", revision), base)

@@ -19,7 +19,9 @@ _GRACE = 5  # a fifth of the patience is for what may mend itself, such as a nod
 Manifest = dict[str, Any]
 
 
-def wait(name: str, pending: Callable[[], list[str]], problems: Callable[[], list[Failure]], seconds: float) -> None:
+def wait(
+    name: str, pending: Callable[[], list[str]], problems: Callable[[], list[Failure]], seconds: float, path: str = ""
+) -> None:
     """Waits until nothing is missing any more.
 
     Args:
@@ -27,6 +29,7 @@ def wait(name: str, pending: Callable[[], list[str]], problems: Callable[[], lis
         pending: Looks, and says what is missing; raises where the service is another's by now.
         problems: Why what is missing does not come up; asked after each look that found something missing.
         seconds: How long.
+        path: Of the object that tells more; empty means the InferenceService of that name.
 
     Raises:
         ServingError: It does not come into force: a pod says why it never will, or the time is over.
@@ -40,9 +43,10 @@ def wait(name: str, pending: Callable[[], list[str]], problems: Callable[[], lis
         now = time.monotonic()
         _check_failures(name, problems(), since, now, seconds / _GRACE)
         if now - began > seconds:
+            described = "/".join(path.split("/")[-2:]) or f"inferenceservices/{name}"
             raise ServingError(
                 f"{name}: after {seconds:.0f} s not in force: {'; '.join(missing)}",
-                remedy=f"kubectl describe inferenceservice {name}; FTI_SERVING_SECONDS waits longer",
+                remedy=f"kubectl describe {described}; FTI_SERVING_SECONDS waits longer",
             )
         time.sleep(pause)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)

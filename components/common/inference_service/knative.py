@@ -74,28 +74,30 @@ def without_trial(service: Service, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def trial(service: Service, base: dict[str, Any], before: Mapping[str, str]) -> dict[str, str]:
-    """What the ConfigMap of a trial shall say before the manifest of the service is written.
+    """What the ConfigMap of a trial must say anew before the manifest of the service is written.
+
+    Whoever is refused then, or killed, has changed nothing that holds for what serves: which model is stable is only
+    written where nobody reads it, while the manifest has no percent. Empty where nothing is to be written.
 
     Args:
         service: What shall serve.
         base: The manifest as it stands, with its status.
         before: What the ConfigMap says.
     """
-    stable = json.dumps(asdict(service.stable))
-    revision = before.get(STABLE_REVISION, "")
+    if service.canary is None:
+        return {}
     if PERCENT not in base["spec"]["predictor"]:  # the newest is the stable one, for now
         revision = predictor_status(base).get("latestRolledoutRevision", "")
-    ended = before.get(ROLLED_BACK, "")
-    if service.canary is not None and service.canary.digest == ended:
-        ended = ""
-    return {STABLE_MODEL: stable, STABLE_REVISION: revision, ROLLED_BACK: ended}
+        return {STABLE_MODEL: json.dumps(asdict(service.stable)), STABLE_REVISION: revision, ROLLED_BACK: ""}
+    return {ROLLED_BACK: ""} if service.canary.digest == before.get(ROLLED_BACK) else {}
 
 
 def steps(service: Service, current: Service | None, base: dict[str, Any] | None) -> list[Service]:
     """The services to realise one after another, each when the one before is in force.
 
-    A model that is new to the cluster first starts without traffic: before it is ready, Knative would give its share to
-    whatever revision was the newest ready one, such as a canary that was taken back.
+    A model that has no traffic first starts without: before it is ready, Knative would give its share to whatever
+    revision was the newest ready one, such as a canary that was taken back. That holds for the newest revision too:
+    a push that was cut off may have made it.
 
     Raises:
         ConfigError: The stable model shall change in itself while another is on trial, which Knative mode cannot do.
@@ -112,7 +114,7 @@ def steps(service: Service, current: Service | None, base: dict[str, Any] | None
         if service.canary is None:
             return [service]
     wanted = service.canary or service.stable
-    if wanted.digest == last:
+    if wanted.digest == last and base["spec"]["predictor"].get(PERCENT) != 0:
         return [service]
     return [replace(current, canary=wanted, canary_percent=0, shadow=False), service]
 
@@ -148,6 +150,11 @@ def parse(manifest: dict[str, Any], where: str, trial: Mapping[str, str]) -> Ser
         return replace(service, canary=last, canary_percent=percent)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unreadable(where, f"lacks a field or has one of a wrong type: {error}") from error
+
+
+def taken_back(service: Service, manifest: dict[str, Any]) -> bool:
+    """Whether a manifest holds, without traffic, a model that is no part of the service any more."""
+    return service.canary is None and PERCENT in manifest["spec"]["predictor"]
 
 
 def newest(manifest: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ _SPLITS_SINCE = (0, 21)  # Standard mode: weights for spec.canary; 0.20 has the 
 _KNATIVE_NAMES = {"Knative", "Serverless"}
 _STANDARD_NAMES = {"Standard", "RawDeployment"}
 _OWN_IMAGES = ("agent", "router", "storageInitializer", "logger", "batcher")  # tagged with KServe's version
+_LONGEST_LABEL = 63  # of DNS
 _TEMPLATE = "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}"
 
 
@@ -140,7 +141,7 @@ def host_of(name: str, namespace: str, abilities: Abilities) -> str:
     """The host of a service, as KServe's template makes it.
 
     Raises:
-        ConfigError: The template asks for more than a name, a namespace and a domain.
+        ConfigError: The template asks for more than a name, a namespace and a domain; or no host may be called so.
     """
     values = {"Name": name, "Namespace": namespace, "IngressDomain": abilities.domain}
     host = re.sub(r"\{\{\s*\.(\w+)\s*\}\}", lambda match: values.get(match[1], match[0]), abilities.domain_template)
@@ -148,6 +149,13 @@ def host_of(name: str, namespace: str, abilities: Abilities) -> str:
         raise ConfigError(
             f"KServe's domainTemplate is {abilities.domain_template!r}",
             allowed="{{ .Name }}, {{ .Namespace }} and {{ .IngressDomain }} in it",
+        )
+    longest = max(host.split("."), key=len)
+    if len(longest) > _LONGEST_LABEL:
+        raise ConfigError(
+            f"the host of {name} would be {host}, with {len(longest)} characters between two dots",
+            allowed=f"at most {_LONGEST_LABEL}",
+            remedy="Choose a shorter name, or another domainTemplate of KServe",
         )
     return host
 

@@ -36,19 +36,42 @@ def apply(
         ServingError: The API server refuses it.
     """
     for _ in range(_TRIES):
+        wanted = render(base)
+        asked = merge_patch(_written(base), _written(wanted)) if base else _written(wanted)
         try:
             if base is None:
-                return api.call("POST", path.rpartition("/")[0], render(None), _STRICT)
-            patch = merge_patch(_written(base), _written(render(base)))
-            patch.setdefault("metadata", {})["resourceVersion"] = base["metadata"]["resourceVersion"]
-            changed: Manifest = api.call("PATCH", path, patch, _STRICT)
-            return changed
+                return api.call("POST", path.rpartition("/")[0], wanted, _STRICT)
+            version = {"resourceVersion": base["metadata"]["resourceVersion"]}
+            return api.call("PATCH", path, {**asked, "metadata": {**asked.get("metadata", {}), **version}}, _STRICT)
         except ConflictError:
             found = api.get(path)
+            if found is not None and _is_so(found, wanted, asked):
+                return found  # it was written, and the answer got lost
             if found is None or base is None or version_of(found) != version_of(base):
                 raise taken(where) from None
             base = found
     raise BusyError(f"{where} changes all the time", remedy="Run it again")
+
+
+def _is_so(found: Manifest, wanted: Manifest, asked: Manifest) -> bool:
+    """Whether a change has been made: `asked` is what of `wanted` is new."""
+    if not asked or _marks(found) != _marks(wanted):
+        return False
+    return _holds(found["spec"], wanted["spec"], asked.get("spec", {}))
+
+
+def _holds(found: object, *asked: object) -> bool:
+    """Whether a spec asks for all of something; webhooks fill in what was left out, or is an empty text."""
+    for each in asked:
+        if isinstance(each, dict):
+            if not (isinstance(found, dict) and all(_holds(found.get(key), value) for key, value in each.items())):
+                return False
+        elif isinstance(each, list):
+            if not (isinstance(found, list) and len(found) == len(each) and all(map(_holds, found, each))):
+                return False
+        elif each not in (found, ""):
+            return False
+    return True
 
 
 def _written(manifest: Manifest) -> Manifest:
@@ -68,9 +91,12 @@ def version_of(*manifests: Manifest | None) -> str:
 def _asked(manifest: Manifest | None) -> object:
     if manifest is None:
         return None
-    metadata = manifest["metadata"]
-    annotations = metadata.get("annotations") or {}
-    return [metadata.get("uid", ""), manifest["spec"], *(annotations.get(name, "") for name in _ASKED)]
+    return [manifest["metadata"].get("uid", ""), manifest["spec"], *_marks(manifest)]
+
+
+def _marks(manifest: Manifest) -> list[str]:
+    annotations = manifest["metadata"].get("annotations") or {}
+    return [annotations.get(name, "") for name in _ASKED]
 
 
 def taken(where: str) -> BusyError:

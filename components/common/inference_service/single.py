@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from fti.common.errors import BusyError, ConfigError, FtiError, ServingError
@@ -10,9 +11,18 @@ from fti.common.inference_service.failures import Failure, failures
 from fti.common.inference_service.in_force import knative_pending, standard_pending, wait, workload_of
 from fti.common.inference_service.modes import KNATIVE
 from fti.common.inference_service.objects import Manifest, apply, taken, version_of
-from fti.common.inference_service.service import API_VERSION, DIGEST, MODE, Service, check_running, no_shadow, with_stop
+from fti.common.inference_service.service import (
+    API_VERSION,
+    DIGEST,
+    MODE,
+    SERVICE,
+    Service,
+    check_running,
+    no_shadow,
+    with_stop,
+)
 from fti.common.inference_service.stopping import gone, stopped_pending
-from fti.common.kubernetes_api import KubernetesApi
+from fti.common.kubernetes_api import ConflictError, KubernetesApi
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +81,8 @@ class OneInferenceService:
         except FtiError:
             self._restore(service.name, current, base, written)
             raise
-        if self._knative and service.canary is None and knative.PERCENT in (written or {})["spec"]["predictor"]:
-            self._remember(service.name, {knative.ROLLED_BACK: knative.newest(written or {})})
+        if self._knative and written is not None and knative.taken_back(service, written):
+            self._remember(service.name, {knative.ROLLED_BACK: knative.newest(written)})
 
     def wait(self, service: Service, probe: Callable[[str], None] | None = None) -> None:
         """Waits until traffic is split as a service that was written before asks.
@@ -114,8 +124,11 @@ class OneInferenceService:
         if base is None:
             return False
         service = self._parsed(base)
-        after = knative.without_trial(service, base) if self._knative and stopped else base
-        written = self._put(base, with_stop(after, stopped)) if service.stopped != stopped else base
+
+        def after(now: Manifest) -> Manifest:
+            return with_stop(knative.without_trial(service, now) if self._knative and stopped else now, stopped)
+
+        written = self._put(base, after) if service.stopped != stopped else base
         if stopped:
             wait(name, lambda: stopped_pending(self._current(name, written)), list, self._seconds)
         else:
@@ -124,7 +137,7 @@ class OneInferenceService:
 
     def _apply(self, service: Service, base: Manifest | None) -> Manifest:
         """Writes a service on what was read."""
-        if base is not None and self._knative and (service.canary or knative.PERCENT in base["spec"]["predictor"]):
+        if base is not None and self._knative:
             self._remember(service.name, knative.trial(service, base, self._trial(service.name)))
         return apply(
             self._api,
@@ -141,9 +154,9 @@ class OneInferenceService:
             manifest["spec"]["predictor"]["serviceAccountName"] = SERVICE_ACCOUNT
         return manifest
 
-    def _put(self, base: Manifest, after: Manifest) -> Manifest:
+    def _put(self, base: Manifest, after: Callable[[Manifest], Manifest]) -> Manifest:
         name = base["metadata"]["name"]
-        return apply(self._api, self._path(name), base, lambda _: after, self.where(name))
+        return apply(self._api, self._path(name), base, lambda now: after(now or base), self.where(name))
 
     def _restore(self, name: str, current: Service | None, base: Manifest | None, written: Manifest | None) -> None:
         """Takes back what did not come into force, unless somebody else has changed it since."""
@@ -155,13 +168,15 @@ class OneInferenceService:
                 self.delete(name)
                 log.warning("%s: taken away again", name)
                 return
-            if version_of(found) == version_of(base):
-                return
-            if self._knative:  # the stable model must not be written anew: see knative.render
-                self._apply(current.rolled_back(), found)
+            moved = version_of(found) != version_of(base)
+            if self._knative and (moved or knative.taken_back(current, base)):
+                if moved:  # the stable model must not be written anew: see knative.render
+                    self._apply(current.rolled_back(), found)
                 self._remember(current.name, {knative.ROLLED_BACK: knative.newest(found)})
+            elif not moved:
+                return
             elif found["spec"]["predictor"].get("name") == base["spec"]["predictor"].get("name"):
-                self._put(found, base)
+                self._put(found, lambda now: {**now, "spec": base["spec"]})
             else:  # promoted: the pods of the model before are gone
                 return
             log.warning("%s: set back to what it was", name)
@@ -181,6 +196,8 @@ class OneInferenceService:
 
         def problems() -> list[Failure]:
             revisions = [revision for revision, _ in service.revisions().values()]
+            if self._knative:  # only the newest is waited for, which may replace one that is down
+                revisions = revisions[-1:]
             return failures(service.name, revisions, seen, self._api)
 
         wait(service.name, pending, problems, self._seconds)
@@ -227,6 +244,9 @@ class OneInferenceService:
 
     def _parsed(self, manifest: Manifest) -> Service:
         where = self.where(manifest["metadata"]["name"])
+        whole = (manifest["metadata"].get("labels") or {}).get(SERVICE)
+        if whole:
+            raise ServingError(f"{where} is one of the two that are service {whole}", remedy=f"Use the service {whole}")
         mode = (manifest["metadata"].get("annotations") or {}).get(MODE)
         if mode is None and DIGEST not in (manifest["spec"].get("predictor", {}).get("annotations") or {}):
             raise ServingError(f"{where} was not made by a push", remedy="Choose another name, or delete it first")
@@ -241,12 +261,14 @@ class OneInferenceService:
 
     def _remember(self, name: str, data: dict[str, str]) -> None:
         path = self._trial_path(name)
+        if not data:
+            return
         if self._api.get(path) is None:
             metadata = {"name": f"fti-trial-{name}", "labels": {"app.kubernetes.io/part-of": "kfp-fti"}}
             body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-            self._api.call("POST", path.rsplit("/", 1)[0], body)
-        else:
-            self._api.call("PATCH", path, {"data": data})
+            with suppress(ConflictError):  # it was written, and the answer got lost
+                self._api.call("POST", path.rsplit("/", 1)[0], body)
+        self._api.call("PATCH", path, {"data": data})
 
     def _path(self, name: str = "") -> str:
         path = f"apis/{API_VERSION}/namespaces/{self._api.namespace}/inferenceservices"

@@ -73,11 +73,19 @@ def _canary(service: Service, earlier: dict[str, Any], stable_name: str) -> dict
 def steps(service: Service, current: Service | None) -> list[Service]:
     """The services to realise one after another, each when the one before is in force.
 
-    A new canary starts without traffic, so that it can be tried. A canary gets all of the traffic, and so as many
-    replicas as the stable model, before it becomes that.
+    A new canary starts without traffic, so that it can be tried; so does one that has none yet, for a push that was
+    cut off may have made it. A canary gets all of the traffic, and so as many replicas as the stable model, before it
+    becomes that.
     """
     if current is None:
         return [service]
+    wanted = service.canary or service.stable
+    if current.canary and current.canary.digest == wanted.digest and not current.canary_percent:
+        return [replace(current, canary=wanted), *_moves(service, current)]
+    return _moves(service, current)
+
+
+def _moves(service: Service, current: Service) -> list[Service]:
     before, canary = current.canary, service.canary
     if before and canary is None and service.stable.digest == before.digest:
         return [replace(current, canary_percent=100, shadow=False), service]

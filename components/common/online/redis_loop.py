@@ -80,6 +80,10 @@ class Link:
             redis.TimeoutError: Nothing came for too long.
             redis.ResponseError: Redis refuses a command.
         """
+        import redis
+
+        if self.closed:  # since it was opened
+            raise redis.ConnectionError("Connection closed")
         waiting = _Waiting(replies, self._loop.time(), self._loop.create_future())
         self._waiting.append(waiting)
         if self._watch is None and self._timeout is not None:

@@ -8,12 +8,12 @@ from threading import Event
 
 from fti.common.errors import BusyError, ServingError
 from fti.common.settings import Settings
-from fti.serve.gateway import Gateway
-from fti.serve.kept import BAKE_SECONDS
-from fti.serve.plan import check_pushed
-from fti.serve.ports import DEFAULT_PORT, Ports
-from fti.serve.reconciler import Reconciler
-from fti.serve.status import remove_state
+from fti.serve.local.gateway import Gateway
+from fti.serve.local.kept import BAKE_SECONDS
+from fti.serve.local.plan import check_pushed
+from fti.serve.local.ports import DEFAULT_PORT, Ports
+from fti.serve.local.reconciler import Reconciler
+from fti.serve.local.status import remove_state
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from http.client import HTTPConnection, HTTPException
 
-from fti.serve.ports import HOST
+from fti.serve.local.ports import HOST
 
 
 def ask(port: int, path: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
-from fti.serve import launch
-from fti.serve.logs import readable
+from fti.serve.local import launch
+from fti.serve.observe.logs import readable
 
 _LAUNCHER = (sys.executable, "-I", "-S", launch.__file__)
 

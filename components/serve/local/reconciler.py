@@ -14,15 +14,15 @@ from time import monotonic
 from fti.common.errors import FtiError, ServingError
 from fti.common.inference_service import CANARY, STABLE, Service
 from fti.common.settings import Settings
-from fti.serve.conditions import Status, remove_status, status_of, write_status
-from fti.serve.envoy import cluster_names
-from fti.serve.gateway import Gateway
-from fti.serve.kept import BAKE_SECONDS, Kept
-from fti.serve.plan import Replica, desired_services
-from fti.serve.ports import Ports
-from fti.serve.predictors import STOP_SECONDS, Predictor, Predictors, Target, child_environ, not_started
-from fti.serve.process import stop_all, tail
-from fti.serve.status import State, replica_state, write_state
+from fti.serve.local.conditions import Status, remove_status, status_of, write_status
+from fti.serve.local.envoy import cluster_names
+from fti.serve.local.gateway import Gateway
+from fti.serve.local.kept import BAKE_SECONDS, Kept
+from fti.serve.local.plan import Replica, desired_services
+from fti.serve.local.ports import Ports
+from fti.serve.local.predictors import STOP_SECONDS, Predictor, Predictors, Target, child_environ, not_started
+from fti.serve.local.process import stop_all, tail
+from fti.serve.local.status import State, replica_state, write_state
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fti.common.model_package import Signature
 from fti.common.scoring import Scorer
-from fti.serve.explain_space import Explanation, Space, scores_in
+from fti.serve.explain.space import Explanation, Space, scores_in
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fti.common.model_package import ModelPackage, Signature
 from fti.common.scoring import as_frame
-from fti.serve.explain_space import Explanation, Space
+from fti.serve.explain.space import Explanation, Space
 
 if TYPE_CHECKING:
     import numpy as np

@@ -87,9 +87,9 @@ class Explainer:
         self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await self._in_turn(columns, deadline)
+                answer = await self._in_turn(columns, deadline, seconds)
         except TimeoutError:
-            state = "others came first" if self._process else "the explainer is still starting"
+            state = "others came first, or it has just started" if self._process else "the explainer is still starting"
             raise ExplainError(f"no explanation within {1000 * seconds:.0f} ms: {state}. Ask again", 504) from None
         finally:
             self._waiting -= 1
@@ -102,10 +102,10 @@ class Explainer:
         if self._process is not None:
             await self._end(self._process)
 
-    async def _in_turn(self, columns: "Mapping[str, np.ndarray]", deadline: float) -> dict[str, Any]:
+    async def _in_turn(self, columns: "Mapping[str, np.ndarray]", deadline: float, seconds: float) -> dict[str, Any]:
         await self._turn.acquire()
         # Once begun it outlives the request: the process is asked again when it has answered, or was ended.
-        asking = asyncio.ensure_future(self._ask(columns, deadline))
+        asking = asyncio.ensure_future(self._ask(columns, deadline, seconds))
         asking.add_done_callback(self._done)
         return await asyncio.shield(asking)
 
@@ -114,7 +114,7 @@ class Explainer:
         if not asking.cancelled():
             asking.exception()  # nobody may be waiting for it any more
 
-    async def _ask(self, columns: "Mapping[str, np.ndarray]", deadline: float) -> dict[str, Any]:
+    async def _ask(self, columns: "Mapping[str, np.ndarray]", deadline: float, seconds: float) -> dict[str, Any]:
         import orjson
 
         process = await self._running()
@@ -123,7 +123,10 @@ class Explainer:
             raise TimeoutError
         values = {name: column.tolist() for name, column in columns.items()}
         request = {"seconds": left, "columns": values}
-        return await self._exchange(process, orjson.dumps(request), left + _LATE)
+        answer = await self._exchange(process, orjson.dumps(request), left + _LATE)
+        if "error" in answer and left < seconds / 2:  # what it lacks was spent on waiting: it may fit the next time
+            raise TimeoutError
+        return answer
 
     async def _running(self) -> asyncio.subprocess.Process:
         import orjson
@@ -133,7 +136,7 @@ class Explainer:
         self._process = None
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "fti.serve.explain_worker"),
+            *("-m", "fti.serve.explain.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LONGEST_LINE,

@@ -12,8 +12,8 @@ from typing import Any
 from fti.common.errors import ServingError
 from fti.common.inference_service import STABLE
 from fti.serve.admission import Limits, OverloadedError, most_calls
-from fti.serve.plan import Replica
-from fti.serve.ports import HOST
+from fti.serve.local.plan import Replica
+from fti.serve.local.ports import HOST
 from fti.serve.protocol import INFER, MAX_BODY, PUSHBACK
 
 REQUEST_SECONDS = 30

@@ -11,11 +11,11 @@ from time import monotonic
 from fti.common.errors import ServingError
 from fti.common.inference_service import Revision
 from fti.common.settings import Settings
-from fti.serve.log_files import fresh_log
-from fti.serve.ports import HOST, Ports, is_listened_on
-from fti.serve.process import Child, stop_all, tail
+from fti.serve.local.ports import HOST, Ports, is_listened_on
+from fti.serve.local.process import Child, stop_all, tail
+from fti.serve.local.unit import Unit
+from fti.serve.observe.log_files import fresh_log
 from fti.serve.protocol import REVISION_HEADER
-from fti.serve.unit import Unit
 
 STOP_SECONDS = 12.0  # more than the predictor's own grace for requests in flight
 

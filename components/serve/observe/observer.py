@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from fti.common.inference_log import score_of
 from fti.common.masking import masked
 from fti.common.settings import Settings
-from fti.serve.inference_log import InferenceLog, Limits, open_log
-from fti.serve.inference_rows import Entry
-from fti.serve.logs import Limit
-from fti.serve.metrics import Protocol
-from fti.serve.tracing import Span, Tracing, open_tracing
+from fti.serve.observe.inference_log import InferenceLog, Limits, open_log
+from fti.serve.observe.inference_rows import Entry
+from fti.serve.observe.logs import Limit
+from fti.serve.observe.metrics import Protocol
+from fti.serve.observe.tracing import Span, Tracing, open_tracing
 
 if TYPE_CHECKING:
     from fti.serve.model import Answer, PackagedModel
@@ -73,7 +73,7 @@ class Observer:
             protocol,
             _text(headers.get(b"x-request-id")),
             _text(headers.get(b"x-fti-unit")),
-            asked=protocol in _NO_PREDICTIONS or b"x-variant" in headers,
+            chosen=b"x-variant" in headers,
         )
         if self.tracing is not None:
             carrier = {name: _text(headers.get(name.encode())) for name in _TRACE_HEADERS}
@@ -95,7 +95,7 @@ class Observer:
             "grpc",
             metadata.get(REQUEST_ID_HEADER, "") or request_id,
             metadata.get(UNIT_HEADER, ""),
-            asked=VARIANT_HEADER in metadata,
+            chosen=VARIANT_HEADER in metadata,
         )
         if self.tracing is not None:
             carrier = {name: metadata[name] for name in _TRACE_HEADERS if name in metadata}
@@ -113,9 +113,10 @@ class Observed:
         protocol: The protocol.
         request_id: As the caller gave it; one is made where it is empty or no name.
         unit: Whom the request is for, as the caller says.
-        asked: Whether the caller asked for this variant, for features or for an explanation: no rollout counts it.
+        chosen: Whether the caller asked for this variant: it says nothing of how traffic was split.
 
     Attributes:
+        asked: Whether no rollout counts its lookups: it is chosen, or asks for features or an explanation alone.
         request_id: The id, which goes back with the answer.
         code: The HTTP status of the answer; over gRPC the one that HTTP would have. Set it as soon as it is known.
         reason: Why there was no answer. Only its beginning, which names the field, is logged: the rest may hold values.
@@ -124,6 +125,7 @@ class Observed:
     """
 
     __slots__ = (
+        "_chosen",
         "_observer",
         "_prediction",
         "_protocol",
@@ -138,13 +140,14 @@ class Observed:
     )
 
     def __init__(
-        self, observer: Observer, protocol: Protocol, request_id: str, unit: str, *, asked: bool = False
+        self, observer: Observer, protocol: Protocol, request_id: str, unit: str, *, chosen: bool = False
     ) -> None:
         self._started = perf_counter()
         self._observer, self._protocol = observer, protocol
         good = request_id and len(request_id) <= _LONGEST_ID and request_id.isascii() and request_id.isprintable()
         self.request_id = request_id if good else f"{_chance.getrandbits(128):032x}"
-        self._unit, self.asked = unit[:_LONGEST_UNIT], asked
+        self._unit, self._chosen = unit[:_LONGEST_UNIT], chosen
+        self.asked = chosen or protocol in _NO_PREDICTIONS
         self._prediction: tuple[Request, Answer] | None = None
         self.code, self.reason, self.cause = 0, "", ""
         self.span: Span | None = None
@@ -168,12 +171,14 @@ class Observed:
         if code == 200 and self._prediction is not None:
             request, answer = self._prediction
             rows = request.rows
-            observer.metrics.scored(answer.scores, asked=self.asked)
+            observer.metrics.scored(answer.scores, asked=self._chosen)
             if observer.inference_log is not None:
                 scores = score_of(observer.signature, answer.scores)
-                entry = Entry(self.request_id, time(), self._unit, self._protocol, request, answer, scores)
+                entry = Entry(
+                    self.request_id, time(), self._unit, self._protocol, self._chosen, request, answer, scores
+                )
                 observer.inference_log.add(entry)
-        observer.metrics.answered(self._protocol, code, seconds, rows, asked=self.asked)
+        observer.metrics.answered(self._protocol, code, seconds, rows, asked=self._chosen)
         if code >= 400 or observer.access_log:
             self._log(seconds, rows)
         if self.span is not None:

@@ -1,7 +1,7 @@
 """The process in which explanations are computed: one line of JSON for each request, and one for each answer.
 
 It stands apart from the predictor, so that no explanation takes the event loop's time, and it yields to predictions
-where cores are scarce. `python -m fti.serve.explain_worker` reads its package from the first line.
+where cores are scarce. `python -m fti.serve.explain.worker` reads its package from the first line.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from fti.common.model_package import ModelPackage, load_package
 from fti.common.scoring import Scorer, graph_inputs
 from fti.common.settings import Settings
 from fti.common.storage import local_copy
-from fti.serve.explain_exact import Exact, Native, load_native, open_exact
-from fti.serve.explain_sampled import OverBudgetError, Sampler
-from fti.serve.explain_space import Explanation, Space, served_from
+from fti.serve.explain.exact import Exact, Native, load_native, open_exact
+from fti.serve.explain.sampled import OverBudgetError, Sampler
+from fti.serve.explain.space import Explanation, Space, served_from
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,8 +25,8 @@ from fti.common.settings import Settings
 from fti.common.storage import shown, upload
 from fti.common.storage.location import parse
 from fti.serve.columns import TEXT_KEY, WHOLE_KEY
-from fti.serve.inference_rows import Entry, Rows, size_of
-from fti.serve.metrics import Metrics
+from fti.serve.observe.inference_rows import Entry, Rows, size_of
+from fti.serve.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fti.serve.process import Child
+from fti.serve.local.process import Child
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from fti.common.errors import FtiError, ServingError
 from fti.common.files import atomic_file
 from fti.common.inference_service import CANARY, read_service, service_names
 from fti.common.settings import Settings
-from fti.serve.envoy import GRPC
-from fti.serve.plan import Replica
-from fti.serve.unit import Unit
+from fti.serve.local.envoy import GRPC
+from fti.serve.local.plan import Replica
+from fti.serve.local.unit import Unit
 
 State = dict[str, Any]
 

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from kserve.metrics import PREDICT_HIST_TIME, PROM_LABELS
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -19,7 +19,7 @@ from fti.common.inference_log import score_of
 from fti.common.model_package import ModelPackage, Signature
 from fti.common.online.values import NEVER
 from fti.common.online.vectors import STATUSES, Names, Vectors
-from fti.serve.gathered import Gathered
+from fti.serve.observe.gathered import Gathered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,9 +142,11 @@ class Buckets:
 REGISTRY.unregister(PREDICT_HIST_TIME)  # KServe's, which would take a microsecond for each request
 _PREDICT_SECONDS = BulkHistogram("request_predict_seconds", "predict request latency", PROM_LABELS)
 _REQUESTS = EventLoopCounter(
-    "fti_requests", "Requests answered, by protocol and HTTP status", [*_LABELS, "protocol", "code"]
+    "fti_requests", "Requests answered, by protocol and HTTP status", [*_LABELS, "protocol", "code", "asked"]
 )
-_REQUEST_SECONDS = BulkHistogram("fti_request_seconds", "From a request's head to its answer", [*_LABELS, "protocol"])
+_REQUEST_SECONDS = BulkHistogram(
+    "fti_request_seconds", "From a request's head to its answer", [*_LABELS, "protocol", "asked"]
+)
 _REQUEST_ROWS = BulkHistogram("fti_request_rows", "Rows of the requests that were answered", [*_LABELS, "asked"])
 _BATCH_ROWS = BulkHistogram("fti_batch_rows", "Rows scored at once", _LABELS)
 _QUEUE = Gauge("fti_queue_requests", "Requests admitted and not yet answered", _LABELS)
@@ -173,8 +175,8 @@ class Metrics:
         self, name: str, revision: str, signature: Signature, score_bounds: Sequence[float] = tuple(_SCORES)
     ) -> None:
         self._labels = labels = (name, revision)
-        self._requests: dict[tuple[str, int], tuple[str, ...]] = {}
-        self._seconds: dict[str, Any] = {}
+        self._requests: list[dict[tuple[str, int], tuple[str, ...]]] = [{} for _ in _ASKED]
+        self._seconds: list[dict[str, Buckets]] = [{} for _ in _ASKED]
         self._rows = [_REQUEST_ROWS.labels((*labels, asked), _ROWS) for asked in _ASKED]
         self._batch = _BATCH_ROWS.labels(labels, _ROWS)
         self._kserve = _PREDICT_SECONDS.labels((name,), Histogram.DEFAULT_BUCKETS[:-1])
@@ -185,7 +187,7 @@ class Metrics:
         self._logged = {each: _LOGGED.labels(*labels, each) for each in ("written", "dropped", "sampled_out")}
         self.queue = _QUEUE.labels(*labels)
         for protocol in ("v1", "v2", "grpc"):  # a rate needs a series that begins at 0
-            self._labels_of(protocol, 200)
+            self._labels_of(protocol, 200, asked=False)
 
     def answered(self, protocol: Protocol, code: int, seconds: float, rows: int, *, asked: bool = False) -> None:
         """Counts a request: the protocol, the HTTP status (over gRPC the one that HTTP would have), how long it took.
@@ -195,20 +197,26 @@ class Metrics:
             code: The HTTP status.
             seconds: From its head to its answer.
             rows: That were answered; 0 for none.
-            asked: See `fti.serve.observe.Observed`; the same for scores and lookups.
+            asked: Whether the caller asked for this variant.
         """
-        labels = self._requests.get((protocol, code)) or self._labels_of(protocol, code)
+        labels = self._requests[asked].get((protocol, code)) or self._labels_of(protocol, code, asked=asked)
         _REQUESTS.counts[labels] += 1
-        taken = self._seconds.get(protocol)
+        taken = self._seconds[asked].get(protocol)
         if taken is None:
-            taken = self._seconds[protocol] = _REQUEST_SECONDS.labels((*self._labels, protocol), _SECONDS)
+            values = (*self._labels, protocol, _ASKED[asked])
+            taken = self._seconds[asked][protocol] = _REQUEST_SECONDS.labels(values, _SECONDS)
         taken.add(seconds)
         if rows:
             self._rows[asked].add(rows)
             self._kserve.add(seconds)
 
     def scored(self, scores: "np.ndarray", *, asked: bool = False) -> None:
-        """Counts scores as `Scorer.score` gives them: for each row the one number of `score_of`."""
+        """Counts scores as `Scorer.score` gives them: for each row the one number of `score_of`.
+
+        Args:
+            scores: Of one request.
+            asked: Whether the caller asked for this variant.
+        """
         self._scores[asked].add(scores)
 
     def batched(self, rows: int) -> None:
@@ -225,6 +233,7 @@ class Metrics:
         Args:
             vectors: What was looked up.
             now: What time it is for features.
+            asked: Whether no rollout shall count them; see `fti.serve.observe.observer.Observed`.
         """
         if vectors.names is not self._names:
             self._name_views(vectors.names)
@@ -246,8 +255,9 @@ class Metrics:
         buckets.before_reading = gathered.count
         return gathered
 
-    def _labels_of(self, protocol: str, code: int) -> tuple[str, ...]:
-        labels = self._requests.setdefault((protocol, code), (*self._labels, protocol, str(code)))
+    def _labels_of(self, protocol: str, code: int, *, asked: bool) -> tuple[str, ...]:
+        labels = (*self._labels, protocol, str(code), _ASKED[asked])
+        self._requests[asked][protocol, code] = labels
         _REQUESTS.counts.setdefault(labels, 0)
         return labels
 

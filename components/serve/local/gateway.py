@@ -10,13 +10,13 @@ import yaml
 
 from fti.common.files import atomic_file
 from fti.common.settings import Settings
-from fti.serve import envoy
-from fti.serve.admin import ask, tell
-from fti.serve.log_files import MOST_BYTES, fresh_log, rotate
-from fti.serve.plan import Replica
-from fti.serve.ports import HOST
-from fti.serve.routes import routes
-from fti.serve.unit import Unit
+from fti.serve.local import envoy
+from fti.serve.local.admin import ask, tell
+from fti.serve.local.plan import Replica
+from fti.serve.local.ports import HOST
+from fti.serve.local.routes import routes
+from fti.serve.local.unit import Unit
+from fti.serve.observe.log_files import MOST_BYTES, fresh_log, rotate
 
 log = logging.getLogger(__name__)
 

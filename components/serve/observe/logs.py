@@ -18,7 +18,7 @@ import orjson
 
 from fti.common.errors import FtiError
 from fti.common.masking import masked
-from fti.serve.log_files import RotatingLog
+from fti.serve.observe.log_files import RotatingLog
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from fti.serve.envoy import (
+from fti.serve.local.envoy import (
     ASKED,
     GRPC,
     REQUEST_SECONDS,
@@ -21,7 +21,7 @@ from fti.serve.envoy import (
     Config,
     cluster_names,
 )
-from fti.serve.plan import Replica
+from fti.serve.local.plan import Replica
 
 SERVICE_HEADER, VARIANT_HEADER, UNIT_HEADER = "x-fti-service", "x-variant", "x-fti-unit"
 BY_UNIT = "-by-unit"  # the end of the name of statistics: of a service's requests that name their unit

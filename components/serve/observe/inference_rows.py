@@ -29,6 +29,7 @@ class Entry(NamedTuple):
         time: When it was answered, seconds since 1970.
         unit: Whom it was for; may be empty.
         protocol: The protocol.
+        asked: Whether the caller asked for this variant.
         request: The request, decoded.
         answer: What the model answered.
         score: [N]; see `fti.common.inference_log.score_of`.
@@ -38,6 +39,7 @@ class Entry(NamedTuple):
     time: float
     unit: str
     protocol: str
+    asked: bool
     request: "Request"
     answer: "Answer"
     score: "np.ndarray"
@@ -51,7 +53,7 @@ def size_of(entry: Entry) -> int:
     if completed is not given:
         arrays += _arrays(completed)
     if (vectors := answer.completed.vectors) is not None:
-        arrays += [vectors.codes, vectors.times]
+        arrays += [vectors.codes, vectors.times, vectors.numbers, *vectors.others.values()]
     return _OF_ENTRY + _OF_ROW * entry.request.rows + sum(map(_size, arrays))
 
 
@@ -108,6 +110,7 @@ class Rows:
         yield [revision] * rows
         yield _repeated([entry.unit or None for entry in entries], sizes)
         yield _repeated([entry.protocol for entry in entries], sizes)
+        yield _repeated([entry.asked for entry in entries], sizes)
         for name in self._schema.names:
             if name.startswith(KEY):
                 yield _keys(entries, name.removeprefix(KEY))

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fti.common.inference_service import STABLE
-from fti.serve.envoy import REQUEST_SECONDS
-from fti.serve.plan import Replica
+from fti.serve.local.envoy import REQUEST_SECONDS
+from fti.serve.local.plan import Replica
 
 IN_FLIGHT_SECONDS = float(REQUEST_SECONDS)  # a request in flight may be tried again for as long
 BAKE_SECONDS = 600.0

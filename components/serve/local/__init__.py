@@ -1,0 +1,1 @@
+"""The local runner of InferenceServices: predictors behind an Envoy, as the manifests ask."""

@@ -1,0 +1,1 @@
+"""What is seen of requests: metrics, logs, traces, and the log of predictions."""
