@@ -249,7 +249,7 @@ def careless(name: str) -> Object:
 
 
 def test_the_doctor_finds_what_the_manifests_made(real: RealCluster, tmp_path: Path) -> None:
-    env = {"FTI_HOME": str(tmp_path), "FTI_SERVING": "standard", "FTI_NAMESPACE": real.namespace}
+    env = {"FTI_HOME": str(tmp_path), "FTI_SERVING": "cluster", "FTI_NAMESPACE": real.namespace}
     api = KubernetesApi.connect(real.namespace, {"KUBECONFIG": str(real.kubeconfig)})
     found = check_cluster(Settings.from_env(env), api)
     statuses: dict[str, set[str]] = {}
