@@ -1,5 +1,6 @@
 """Asks a served model, for people at a terminal."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ def explain(
         variant: As for `predict`.
         unit: As for `predict`.
         url: As for `predict`.
-        patience: Seconds to go on asking while the process that explains is starting, or busy.
+        patience: Seconds to go on asking while the process that explains is starting, busy or has died.
 
     Returns:
         `revision`, `predictions` and, for each row, its explanation: see `docs/explain.md`.
@@ -80,8 +81,8 @@ def explain(
     until = time.monotonic() + patience
     while True:
         response = _post(f"{address.rstrip('/')}/v1/models/{service}:explain", rows, variant, unit, patience)
-        # A 504 that does not ask for it comes of a budget that is too small, and would come again.
-        passes = response.status_code == 504 and "Ask again" in response.text
+        # What does not say so, such as a budget that is too small, would come again.
+        passes = response.status_code in {503, 504} and re.search("ask(ed)? again", response.text, re.IGNORECASE)
         if not passes or time.monotonic() > until:
             return _answer(service, response)
 
