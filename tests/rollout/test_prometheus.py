@@ -121,7 +121,9 @@ def test_a_rollout_that_only_prometheus_sees(
     assert record.phase == phase, record.decisions[-1]["reason"]
     assert {status for status, _ in answers} == {200}
     if not sound:
-        assert record.decisions[-1]["reason"].startswith("failures: 100.00% against 0.00%")
+        # The stable model answers besides what the canary fails: whichever of the two is seen first.
+        reasons = ("failures: 100.00% against 0.00%", "the canary got ")
+        assert record.decisions[-1]["reason"].startswith(reasons)
 
 
 def test_where_figures_come_from(settings: Settings) -> None:
