@@ -1,14 +1,15 @@
 """A predictor asked for three times what it can answer, after as much as it can: what it answers, refuses and takes.
 
 Run: `python benchmarks/overload.py [--json]`. The load comes from this process, at random times (Poisson) where it is
-too much. Of the small model, this process can hardly send three times what the predictor answers: `asked_per_s` says
-what it sent.
+too much, over HTTP (V1) and over gRPC, without a gateway. Of the small model, this process can hardly send three times
+what the predictor answers: `asked_per_s` says what it sent.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from asked import sample, v1, write_iris  # noqa: E402
 from iris import NAMES  # noqa: E402
 from serving import Contender, serving, table  # noqa: E402
 
-from tests.serve.http_load import closed, opened  # noqa: E402
+from tests.serve import grpc_load  # noqa: E402
+from tests.serve.http_load import Load, closed, opened  # noqa: E402
 from tests.serve.test_overload import write_slow  # noqa: E402
 
 
@@ -43,19 +45,44 @@ def overloaded(folder: Path) -> list[dict[str, Any]]:
         argv = [sys.executable, "-m", "fti.serve.predictor", f"--package={folder / model}", f"--name={model}"]
         argv += ["--host=127.0.0.1", "--http_port={port}", "--grpc_port={grpc_port}", f"--max_queue={queue}"]
         contender = Contender(model, model, argv, f"/v2/models/{model}/ready", v1(model, names))
+        many = 10_000 if model == "iris" else 1000
         with serving(contender) as server:
-            request = [contender.ask(sample(len(names), 1))]
+            request, address = [contender.ask(sample(len(names), 1))], f"127.0.0.1:{server.grpc_port}"
             closed(server.port, request, 200, 8)
-            full = closed(server.port, request, 10_000 if model == "iris" else 1000, queue)
-            rate = full.statuses[200] / full.wall
-            over = opened(server.port, request, 3 * rate, 3)
-            for name, load in (("at capacity", full), ("asked for 3 times that", over)):
-                p50, p99 = load.quantiles(0.5, 0.99)
-                row = {"model": model, "load": name, "asked_per_s": round(sum(load.statuses.values()) / load.wall)}
-                row |= {"answered_per_s": round(load.statuses[200] / load.wall), "refused": load.statuses[429]}
-                row |= {"failed": sum(load.statuses.values()) - load.statuses[200] - load.statuses[429]}
-                found.append({**row, "p50_ms": round(1e3 * p50, 2), "p99_ms": round(1e3 * p99, 2)})
+            full = closed(server.port, request, many, queue)
+            over = opened(server.port, request, 3 * full.statuses[200] / full.wall, 3)
+            found += [row(model, "V1", "at capacity", full), row(model, "V1", "3 times that", over)]
+            called = call(model, names)
+            full = grpc_load.closed(address, called, many, queue)
+            over = grpc_load.opened(address, called, 3 * full.statuses[200] / full.wall, 3)
+            found += [row(model, "gRPC", "at capacity", full), row(model, "gRPC", "3 times that", over)]
     return found
+
+
+def call(model: str, names: Sequence[str]) -> bytes:
+    """One row over gRPC."""
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+
+    message = pb.ModelInferRequest(model_name=model)
+    for name in names:
+        message.inputs.add(name=name, datatype="FP32", shape=[1]).contents.fp32_contents.append(1.0)
+    return bytes(message.SerializeToString())
+
+
+def row(model: str, protocol: str, name: str, load: Load) -> dict[str, Any]:
+    """What came of a load."""
+    statuses, (p50, p99) = load.statuses, load.quantiles(0.5, 0.99)
+    return {
+        "model": model,
+        "protocol": protocol,
+        "load": name,
+        "asked_per_s": round(sum(statuses.values()) / load.wall),
+        "answered_per_s": round(statuses[200] / load.wall),
+        "refused": statuses[429],
+        "failed": sum(statuses.values()) - statuses[200] - statuses[429],
+        "p50_ms": round(1e3 * p50, 2),
+        "p99_ms": round(1e3 * p99, 2),
+    }
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ class Contender:
 class Server:
     process: subprocess.Popen[bytes]
     port: int
+    grpc_port: int
 
     def pids(self) -> list[int]:
         """The process and all that came of it."""
@@ -211,7 +212,7 @@ def serving(contender: Contender, environ: Mapping[str, str] | None = None) -> I
         port = int(given[0].partition("=")[2])
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, **(environ or {})})
-        server = Server(process, port)
+        server = Server(process, port, grpc_port)
         try:
             deadline = time.monotonic() + 60
             while True:

@@ -13,7 +13,6 @@ from fti.serve.columns import BadRequestError
 from fti.serve.protocol import MAX_BODY
 
 _TICK = 0.01  # seconds
-_LEAST_CALLS = 256
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,11 @@ class Limits:
 
 
 def most_calls(limits: Limits) -> int:
-    """How many calls over gRPC may wait for a predictor: more would keep it busy with refusing."""
-    return max(_LEAST_CALLS, 2 * limits.max_queue)
+    """How many calls over gRPC may wait for a predictor: more would keep it busy with refusing.
+
+    Twice the places of its queue, for calls count as live for a moment after they were answered.
+    """
+    return 2 * limits.max_queue
 
 
 class OverloadedError(BadRequestError):

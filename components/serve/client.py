@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import httpx
 
 _SECONDS = 30.0  # for a prediction
+_PAUSE = 0.2  # seconds, before an explanation is asked for again
 
 
 def predict(
@@ -85,6 +86,7 @@ def explain(
         passes = response.status_code in {503, 504} and re.search("ask(ed)? again", response.text, re.IGNORECASE)
         if not passes or time.monotonic() > until:
             return _answer(service, response)
+        time.sleep(_PAUSE)
 
 
 def examples(settings: Settings, service: str) -> list[dict[str, Any]]:

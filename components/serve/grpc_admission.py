@@ -14,13 +14,12 @@ import grpc
 import orjson
 from grpc._cython import cygrpc
 
-from fti.serve.admission import Admission, OverloadedError
+from fti.serve.admission import Admission, OverloadedError, most_calls
 from fti.serve.protocol import INFER
 
 OPTIONS = (("grpc.enable_channelz", 1), ("grpc.max_channel_trace_event_memory_per_node", 0))
 _LOOK_EVERY = 64  # calls: a look takes about as long as an answer
 _HOLDS = 0.02  # seconds, for which a look that found too much holds: what follows a burst is not to pay for it
-_BEYOND = 2  # times the queue's places: calls count as live for a moment after they were answered
 
 Refuse = Callable[[tuple[tuple[str, str | bytes], ...], OverloadedError, Any], Awaitable[None]]
 
@@ -58,14 +57,14 @@ class Shedding(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is unt
         return grpc.stream_unary_rpc_method_handler(refused)
 
     def _is_full(self) -> bool:
-        most = self._admission.limits.max_queue
-        if self._admission.waiting >= most:
+        limits = self._admission.limits
+        if self._admission.waiting >= limits.max_queue:
             return True
         self._since += 1
-        beyond = self._queued > _BEYOND * most
+        beyond = self._queued > most_calls(limits)
         if self._since >= _LOOK_EVERY or (beyond and monotonic() - self._looked > _HOLDS):
             self._queued, self._since, self._looked = calls() - self._taken, 0, monotonic()
-            beyond = self._queued > _BEYOND * most
+            beyond = self._queued > most_calls(limits)
         self._turn = beyond and not self._turn
         return self._turn
 
