@@ -65,7 +65,8 @@ setup(
         "pyyaml>=6",
         "filelock>=3.16",
         "httpx>=0.27",
-        # The servers; kserve brings them too.
+        # The servers; kserve brings all but msgspec too.
+        "msgspec>=0.19",
         "orjson>=3.9",
         "prometheus-client>=0.20",
         "starlette>=0.40",

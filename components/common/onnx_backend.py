@@ -10,6 +10,8 @@ from fti.common.errors import PackageError
 if TYPE_CHECKING:
     import numpy as np
 
+FEW = 32  # rows
+
 
 class OnnxBackend:
     """Runs a graph.
@@ -36,6 +38,7 @@ class OnnxBackend:
         self.device = "cuda" if CUDA in self._session.get_providers() else "cpu"
         # ONNX Runtime binds no text.
         self._buffers = Buffers(self._session, output, "cuda") if self.device == "cuda" and self._bindable else None
+        self._few = Few(self._session, output) if self.device == "cpu" and self._bindable else None
 
     def run(self, feed: "Mapping[str, np.ndarray]") -> "np.ndarray":
         """Runs the graph over rows.
@@ -48,6 +51,8 @@ class OnnxBackend:
         """
         if self._buffers is not None:
             return self._buffers.run(feed["numeric"])
+        if self._few is not None and len(numeric := feed["numeric"]) <= FEW:
+            return self._few.run(numeric)
         scores: np.ndarray = self._session.run(self._outputs, feed)[0]
         return scores
 
@@ -102,6 +107,43 @@ class Buffers:
         binding.bind_ortvalue_input(node.name, held)
         binding.bind_output(self._output, "cpu", 0, np.float32, answers.shape, answers.ctypes.data)
         return binding, host, held, answers
+
+
+class Few:
+    """Memory for a few rows of numbers on the CPU, bound to a graph once for each number of rows.
+
+    A plain run describes its arrays to ONNX Runtime anew each time, which takes as long as a small model itself.
+
+    Args:
+        session: Over the one input `numeric`.
+        output: The name of the output [N, k].
+    """
+
+    def __init__(self, session: Any, output: str) -> None:
+        self._session, self._output = session, output
+        self._bound: list[tuple[Any, np.ndarray, np.ndarray] | None] = [None] * (FEW + 1)
+        self._lock = threading.Lock()
+
+    def run(self, numeric: "np.ndarray") -> "np.ndarray":
+        """Runs the graph over rows, float32 [N, n], 0 < N <= `FEW`; returns float32 [N, k]."""
+        rows = len(numeric)
+        with self._lock:
+            binding, taken, answers = self._bound[rows] or self._bind(rows)
+            taken[:] = numeric
+            self._session.run_with_iobinding(binding)
+            return answers.copy()
+
+    def _bind(self, rows: int) -> "tuple[Any, np.ndarray, np.ndarray]":
+        import numpy as np
+
+        (node,) = self._session.get_inputs()
+        width = next(out.shape[1] for out in self._session.get_outputs() if out.name == self._output)
+        taken, answers = (np.zeros((rows, columns), np.float32) for columns in (node.shape[1], width))
+        binding = self._session.io_binding()
+        binding.bind_input(node.name, "cpu", 0, np.float32, taken.shape, taken.ctypes.data)
+        binding.bind_output(self._output, "cpu", 0, np.float32, answers.shape, answers.ctypes.data)
+        self._bound[rows] = bound = binding, taken, answers
+        return bound
 
 
 def pinned(shape: tuple[int, int], device: str) -> "np.ndarray":

@@ -80,7 +80,8 @@ class Scorer:
         Raises:
             ConfigError: An input is absent, or a numeric one holds something that is no number.
         """
-        scores = self.score_inputs(graph_inputs(self.signature, columns))
+        feed = columns.feed if isinstance(columns, Inputs) else graph_inputs(self.signature, columns)
+        scores = run_backend(self._backend, feed)
         return scores.reshape(-1) if self.signature.task == "regression" else scores
 
     def score_inputs(self, inputs: "Mapping[str, np.ndarray]") -> "np.ndarray":
@@ -95,7 +96,7 @@ class Scorer:
             codes = (scores[:, 1] >= self.signature.threshold).astype(int)
         else:
             codes = scores.argmax(axis=1)
-        predicted: np.ndarray = self._classes[codes]
+        predicted: np.ndarray = self._classes.take(codes)
         return predicted
 
 

@@ -107,7 +107,7 @@ class TorchBackend:
 
     def _moved(self, name: str, values: "np.ndarray") -> "torch.Tensor":
         """The values on the device; on their way to a GPU they pass pinned memory that is kept and grows as needed."""
-        given = self._torch.from_numpy(values)
+        given = self._torch.from_numpy(values if values.flags.writeable else values.copy())  # torch warns of the others
         if self.device == "cpu":
             return given
         held = self._pinned.get(name)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fti.common.online.vectors import Vectors
 
 
+_HOLE = b"\0"  # JSON has none
+_FEW = 64  # rows of the answers that are kept prepared
 _LABELS = {bool: "BOOL", int: "INT64", float: "FP64"}
 _KINDS = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
 
@@ -49,14 +51,15 @@ class V1Answers:
     def __init__(self, signature: Signature) -> None:
         self._task = signature.task
         self._labels = {label: orjson.dumps(label) for label in np.array(signature.classes).tolist()}
-        names = [orjson.dumps(str(label)).replace(b"%", b"%%") for label in signature.classes]
-        by_class = b",".join(name + b":%b" for name in names)
+        by_class = b",".join(orjson.dumps(str(label)) + b":" + _HOLE for label in signature.classes)
         more = {
             "regression": b"",
-            "binary": b',"probability":%b',
+            "binary": b',"probability":' + _HOLE,
             "multiclass": b',"probabilities":{' + by_class + b"}",
         }
-        self._row = b'{"prediction":%b' + more[self._task] + b"}"
+        first, *others = (b',{"prediction":' + _HOLE + more[self._task] + b"}").split(_HOLE)
+        self._row = [first, *(piece for other in others for piece in (b"", other))]  # every second is a hole
+        self._prepared: dict[int, list[bytes]] = {}
 
     def encode(self, scores: np.ndarray, labels: np.ndarray) -> bytes:
         """Encodes `{"predictions": [...]}`.
@@ -68,15 +71,25 @@ class V1Answers:
             scores: As `Scorer.score` gives them, N > 0 and all finite.
             labels: [N], of the classes; for regression the values.
         """
+        rows, step = len(labels), len(self._row)
+        parts = (self._prepared.get(rows) or self._prepare(rows)).copy()
         if self._task == "regression":
-            holes = [_numbers(labels)]
+            parts[1::step] = _numbers(labels)
         else:
-            width = scores.shape[1]
+            parts[1::step] = [self._labels[label] for label in labels.tolist()]
+            width = scores.shape[1] if self._task == "multiclass" else 1
             numbers = _numbers(scores if self._task == "multiclass" else scores[:, 1])
-            holes = [[self._labels[label] for label in labels.tolist()]]
-            holes += [numbers[place::width] for place in range(width)] if self._task == "multiclass" else [numbers]
-        rows = b",".join([self._row % values for values in zip(*holes, strict=True)])
-        return b'{"predictions":[%b]}' % rows
+            for place in range(width):
+                parts[3 + 2 * place :: step] = numbers[place::width]
+        return b"".join(parts)
+
+    def _prepare(self, rows: int) -> list[bytes]:
+        """The pieces of an answer of so many rows."""
+        parts = [*self._row * rows, b"]}"]
+        parts[0] = b'{"predictions":[' + parts[0][1:]
+        if rows <= _FEW:
+            self._prepared[rows] = parts
+        return parts
 
 
 def _numbers(values: np.ndarray) -> list[bytes]:

@@ -4,6 +4,7 @@ Whole matrices are converted and checked at once. Whatever is not plain, and so 
 way in `columns.py`, column by column, which says what is wrong with it. Both give the same columns.
 """
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,18 +15,12 @@ import numpy as np
 
 from fti.common.inputs import Inputs, Layout
 from fti.common.model_package import Signature
+from fti.serve.forms import DATATYPES
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+# The largest float64 that is rounded to a finite float32 (IEEE 754-2019, 4.3.1).
+LARGEST = float(np.nextafter(2.0**128 - 2.0**103, 0))
 _CODES = {"FP32": "<f4", "FP64": "<f8", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "BOOL": "u1"}
 _KINDS = {name: np.dtype(code) for name, code in _CODES.items()}
-_WHOLE = frozenset({"INT8", "INT16", "INT32", "INT64"})
-# What is plain, by dtype: V2 datatypes, and the types of JSON values. Numbers with holes that come as floats are not.
-_DATATYPES = {
-    "float32": frozenset({"FP32", "FP64"}),
-    "int64": _WHOLE,
-    "bool": frozenset({"BOOL"}),
-    "string": frozenset({"BYTES"}),
-}
 _NONE = type(None)
 _TYPES = {
     "float32": frozenset({float, int, _NONE}),
@@ -45,7 +40,7 @@ class _Group:
         places: Where they stand in their matrix.
         all: Whether they are all of their matrix, in its order.
         pick: Takes their values out of what holds all of a request's columns, as a tuple.
-        bound: How large a whole number may be; for JSON alone.
+        bound: How large a number may be; for JSON alone.
     """
 
     dtype: str
@@ -67,18 +62,24 @@ class Arranger:
         self._layout = Layout(signature)
         self._dtypes = {feature.name: str(feature.dtype) for feature in signature.inputs}
         self._width, self._strings = len(signature.numeric), len(signature.categorical)
-        self._by_name = self._groups([(name, dtype, name, "", 2.0**63) for name, dtype in self._dtypes.items()])
+        columns = enumerate(self._dtypes.items())
+        self._by_place = self._groups([(name, dtype, at, "", _bound(dtype, "INT64")) for at, (name, dtype) in columns])
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Group]] = {}
 
-    def rows(self, instances: Sequence[Any]) -> Inputs | None:
-        """Arranges the instances of a V1 request; None where they are not plain."""
-        try:
-            if set(map(len, instances)) != {len(self._dtypes)}:
-                return None
-            picked = [list(map(group.pick, instances)) for group in self._by_name]
-        except (KeyError, TypeError, IndexError):
+    def rows(self, instances: list[tuple[Any, ...]]) -> Inputs | None:
+        """Arranges the instances of a V1 request, as `Forms.rows` gives them; None where a number is too large."""
+        groups = self._by_place
+        picked = [instances] if len(groups) == 1 else [map(group.pick, instances) for group in groups]
+        return self._arranged(groups, picked, len(instances), _from_rows)
+
+    def typed(
+        self, names: tuple[str, ...], datatypes: tuple[str, ...], rows: int, values: Sequence[Any]
+    ) -> Inputs | None:
+        """Arranges tensors as `Forms.tensors` gives them; None where they are not plain."""
+        plan = self._plan(names, datatypes)
+        if plan is None or set(map(len, values)) != {rows}:
             return None
-        return self._arranged(self._by_name, picked, len(instances), _rows_of_json)
+        return self._arranged(plan, [group.pick(values) for group in plan], rows, _from_columns)
 
     def tensors(
         self, names: Sequence[str], datatypes: Sequence[str], rows: int, values: Sequence[Any]
@@ -89,27 +90,34 @@ class Arranger:
             names: The columns.
             datatypes: Of each.
             rows: N.
-            values: Of each: lists of JSON values, or all bytes.
+            values: Of each: a list, or bytes.
         """
         plan = self._plan(tuple(names), tuple(datatypes))
-        if plan is None:
+        kinds = set(map(type, values))
+        if plan is None or len(kinds) != 1:  # some tensors in lists, some in bytes
             return None
-        kinds = {type(each) is bytes for each in values}
-        if len(kinds) != 1:  # some tensors in JSON, some binary
+        picked = [group.pick(values) for group in plan]
+        if kinds == {bytes}:
+            return self._arranged(plan, picked, rows, _from_bytes)
+        if kinds != {list} or set(map(len, values)) != {rows}:
             return None
-        convert = _columns_of_bytes if kinds == {True} else _columns_of_json
-        return self._arranged(plan, [group.pick(values) for group in plan], rows, convert)
+        if not all(
+            _TYPES[group.dtype].issuperset(map(type, chain.from_iterable(part)))
+            for group, part in zip(plan, picked, strict=True)
+        ):
+            return None
+        return self._arranged(plan, picked, rows, _from_columns)
 
     def _plan(self, names: tuple[str, ...], datatypes: tuple[str, ...]) -> list[_Group] | None:
         plan = self._plans.get((names, datatypes))
         if plan is None:
             if len(names) != len(self._dtypes) or set(names) != self._dtypes.keys():
                 return None
-            if not all(kind in _DATATYPES[self._dtypes[name]] for name, kind in zip(names, datatypes, strict=True)):
+            if not all(kind in DATATYPES[self._dtypes[name]] for name, kind in zip(names, datatypes, strict=True)):
                 return None
-            bounds = (2.0 ** (int(kind[3:]) - 1) if kind in _WHOLE else 0.0 for kind in datatypes)
-            rows = zip(names, map(self._dtypes.__getitem__, names), range(len(names)), datatypes, bounds, strict=True)
-            plan = self._groups(list(rows))
+            dtypes = [self._dtypes[name] for name in names]
+            bounds = map(_bound, dtypes, datatypes)
+            plan = self._groups(list(zip(names, dtypes, range(len(names)), datatypes, bounds, strict=True)))
             if len(self._plans) < _PLANS:
                 self._plans[names, datatypes] = plan
         return plan
@@ -154,11 +162,16 @@ class Arranger:
 def _placed(group: _Group, matrix: np.ndarray, target: np.ndarray | None, width: int, dtype: type) -> np.ndarray:
     """The matrix of a graph's input with the columns of a group in it; a new one where there is none yet."""
     if group.all:
-        return np.ascontiguousarray(matrix, dtype)
+        return matrix
     if target is None:
         target = np.empty((len(matrix), width), dtype)
     target[:, group.places] = matrix
     return target
+
+
+def _bound(dtype: str, datatype: str) -> float:
+    """How large a JSON number may be: for whole numbers less than what their datatype holds, which is no float64."""
+    return float(np.nextafter(2.0 ** (int(datatype[3:]) - 1), 0)) if dtype == "int64" else LARGEST
 
 
 def _picker(keys: list[Any]) -> Callable[[Any], tuple[Any, ...]]:
@@ -168,34 +181,33 @@ def _picker(keys: list[Any]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda holder: (holder[key],)
 
 
-def _rows_of_json(group: _Group, values: list[tuple[Any, ...]], rows: int) -> np.ndarray | None:
-    flat = _from_json(group, values, rows * len(group.places))
+def _from_rows(group: _Group, instances: Iterable[Sequence[Any]], rows: int) -> np.ndarray | None:
+    flat = _flat(group, list(chain.from_iterable(instances)))
     return None if flat is None else flat.reshape(rows, -1)
 
 
-def _columns_of_json(group: _Group, values: Sequence[Any], rows: int) -> np.ndarray | None:
-    if set(map(type, values)) != {list} or set(map(len, values)) != {rows}:
-        return None
-    flat = _from_json(group, values, rows * len(group.places))
-    return None if flat is None else flat.reshape(-1, rows).T
+def _from_columns(group: _Group, columns: Sequence[list[Any]], rows: int) -> np.ndarray | None:
+    flat = _flat(group, list(chain.from_iterable(columns)))
+    if flat is None or rows == 1:
+        return None if flat is None else flat.reshape(1, -1)
+    return np.ascontiguousarray(flat.reshape(-1, rows).T)
 
 
-def _from_json(group: _Group, parts: Iterable[Sequence[Any]], count: int) -> np.ndarray | None:
-    """The values of one dtype, one after the other; None where one is not plain."""
-    values = list(chain.from_iterable(parts))
-    types = set(map(type, values))
-    if not types <= _TYPES[group.dtype]:
-        return None
+def _flat(group: _Group, values: list[Any]) -> np.ndarray | None:
+    """Values of one dtype as an array [N]; None where a number is out of its range."""
     if group.dtype == "string":
-        texts = np.empty(count, object)
+        texts = np.empty(len(values), object)
         texts[:] = values
         return texts
-    numbers = np.array(values, np.float64)
-    if group.dtype == "float32":
-        return numbers if _within(numbers, _FLOAT32_MAX) else None
-    if group.dtype == "int64":
-        return numbers if _within(numbers, np.nextafter(group.bound, 0)) else None
-    return numbers
+    if group.dtype != "int64":
+        try:
+            return np.frombuffer(struct.pack(f"<{len(values)}f", *values), "<f4")
+        except OverflowError:
+            return None
+        except struct.error:
+            pass  # some are null
+    wide = np.array(values, np.float64)
+    return wide.astype(np.float32) if _within(wide, group.bound) else None
 
 
 def _within(numbers: np.ndarray, bound: float) -> bool:
@@ -206,7 +218,7 @@ def _within(numbers: np.ndarray, bound: float) -> bool:
     return not (np.abs(numbers) > bound).any()
 
 
-def _columns_of_bytes(group: _Group, values: Sequence[bytes], rows: int) -> np.ndarray | None:
+def _from_bytes(group: _Group, values: Sequence[bytes], rows: int) -> np.ndarray | None:
     if group.kind == "BYTES":
         return _texts(values, rows)
     kind = _KINDS[group.kind]
@@ -215,12 +227,9 @@ def _columns_of_bytes(group: _Group, values: Sequence[bytes], rows: int) -> np.n
     numbers = np.frombuffer(b"".join(values), kind)
     if group.kind == "BOOL" and numbers.max() > 1:
         return None
-    if group.dtype == "float32":
-        if not _within(numbers, _FLOAT32_MAX):
-            return None
-    else:
-        numbers = numbers.astype(np.float64)
-    return numbers.reshape(-1, rows).T
+    if group.dtype == "float32" and not _within(numbers, LARGEST):
+        return None
+    return np.ascontiguousarray(numbers.reshape(-1, rows).T, np.float32)
 
 
 def _texts(values: Sequence[bytes], rows: int) -> np.ndarray | None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fti.common.model_package import Signature
-from fti.serve.arrange import Arranger
+from fti.serve.arrange import LARGEST, Arranger
+from fti.serve.forms import Forms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,6 @@ _ACCEPTED = {
     WHOLE_KEY: ("INT32", "INT64"),
 }
 _WHOLE_MAX = 2.0**63
-_FLOAT32_MAX = 3.4028234663852886e38
 
 
 class BadRequestError(Exception):
@@ -57,12 +57,14 @@ class Schema:
         keyed: The request's own features and the entity keys, by which the others are looked up. Empty where the
             predictor has no feature store.
         max_rows: Of one request.
-        arranger: The quick way to the model's inputs.
+        forms: What plain requests are.
+        arranger: The quick way from these to the model's inputs.
     """
 
     features: dict[str, str]
     keyed: dict[str, str]
     max_rows: int
+    forms: Forms
     arranger: Arranger
 
     @classmethod
@@ -76,7 +78,7 @@ class Schema:
         """
         features = {feature.name: str(feature.dtype) for feature in signature.inputs}
         own = {feature.name: str(feature.dtype) for feature in signature.inputs if feature.source == "request"}
-        return cls(features, {**own, **keys} if keys else {}, max_rows, Arranger(signature))
+        return cls(features, {**own, **keys} if keys else {}, max_rows, Forms(features), Arranger(signature))
 
     def check_rows(self, rows: int) -> None:
         """Refuses requests of too many rows.
@@ -189,7 +191,7 @@ def fit(name: str, dtype: str, datatype: str, values: "np.ndarray") -> "np.ndarr
         return values
     numbers = values.astype(np.float64)
     if dtype == "float32":
-        bad, allowed = np.abs(numbers) > _FLOAT32_MAX, "finite numbers within float32"
+        bad, allowed = np.abs(numbers) > LARGEST, "finite numbers within float32"
     elif dtype == "bool":
         bad, allowed = ~np.isnan(numbers) & (numbers != 0) & (numbers != 1), "true, false; as floats 1, 0, NaN"
     else:

@@ -223,7 +223,7 @@ class Front:
         return b"".join(parts)
 
     def _reply(self, status: int, body: bytes, headers: Headers) -> Reply:
-        binary = any(name == _JSON_LENGTH for name, _ in headers)
+        binary = len(headers) > 1 and any(name == _JSON_LENGTH for name, _ in headers)
         content, length = (b"content-type", _BINARY if binary else _JSON), (b"content-length", b"%d" % len(body))
         return Reply(status, [content, length, self._revision, *headers], body)
 

@@ -1,10 +1,10 @@
 """What a V2 request says beside its values: its head.
 
 With binary data, the head is the JSON before them. A caller mostly says the same each time, and only its data change.
-To read the same words again takes longer than all else in decoding, so the last few heads are remembered.
+To read the same words again takes longer than all else in decoding, so the last few of these heads are remembered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain
 from operator import itemgetter
@@ -19,28 +19,28 @@ from fti.serve.columns import BadRequestError
 HARMLESS = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
 
 _FIELDS = {"id", "model_name", "inputs", "outputs", "parameters"}
-_PLAIN = ("name", "datatype", "shape", "data")
-_JSON, _BINARY = itemgetter(*_PLAIN), itemgetter(*_PLAIN[:3], "parameters")
+_FIELDS_OF_TENSOR = ("name", "datatype", "shape", "parameters")
+_TENSOR = itemgetter(*_FIELDS_OF_TENSOR)
 _SIZE = itemgetter("binary_data_size")
 # So many heads, each no longer than so many bytes, are remembered: some MiB at most, whoever sends them.
 _REMEMBERED, _LONGEST = 64, 8192
 
 
-class Plain(NamedTuple):
-    """The tensors of a request in the usual form.
+class Binary(NamedTuple):
+    """The tensors of a request with binary data, in the usual form.
 
     Attributes:
         names: The columns.
         datatypes: Of each.
         rows: N, at least 1.
-        values: Of each: JSON values; or, of binary data, where they are.
-        size: All bytes of binary data; 0 without.
+        places: Where the bytes of each are.
+        size: All bytes.
     """
 
     names: tuple[str, ...]
     datatypes: tuple[str, ...]
     rows: int
-    values: Sequence[Any]
+    places: tuple[slice, ...]
     size: int
 
 
@@ -52,14 +52,14 @@ class Head(NamedTuple):
         outputs: The outputs asked for, and whether as binary data; empty means all.
         binary: Whether outputs that say nothing else come as binary data.
         inputs: Its tensors, not yet checked.
-        plain: The same, where they have the usual form.
+        plain: The same, where their data are all binary and they have the usual form.
     """
 
     id: str
     outputs: dict[str, bool]
     binary: bool
-    inputs: Any
-    plain: Plain | None
+    inputs: Any = None
+    plain: Binary | None = None
 
 
 def read_head(content: bytes, outputs: frozenset[str], model: str, binary: bool) -> Head:
@@ -80,6 +80,24 @@ def read_head(content: bytes, outputs: frozenset[str], model: str, binary: bool)
 def _read(content: bytes, outputs: frozenset[str], model: str, binary: bool) -> Head:
     message = parsed(content)
     only(message, _FIELDS, "the request")
+    inputs = message.get("inputs")
+    return head_of(message, outputs, model)._replace(inputs=inputs, plain=_plain(inputs) if binary else None)
+
+
+_remembered = lru_cache(_REMEMBERED)(_read)
+
+
+def head_of(message: Mapping[str, Any], outputs: frozenset[str], model: str) -> Head:
+    """What a request says beside its tensors.
+
+    Args:
+        message: The request, parsed.
+        outputs: The names of the outputs that the model gives.
+        model: The model's name.
+
+    Raises:
+        BadRequestError: It does not suit the model.
+    """
     identity = message.get("id", "")
     if message.get("model_name", model) != model:
         raise BadRequestError(f"model_name: allowed is {model or 'none'}, as in the path")
@@ -88,36 +106,34 @@ def _read(content: bytes, outputs: frozenset[str], model: str, binary: bool) -> 
     as_binary = "parameters" in message and _flag(
         _without_harmless(message["parameters"]), "binary_data_output", "parameters"
     )
-    inputs, asked = message.get("inputs"), _outputs(message.get("outputs", []), outputs, as_binary)
-    return Head(identity, asked, as_binary, inputs, _plain(inputs, binary))
+    return Head(identity, _outputs(message.get("outputs", []), outputs, as_binary), as_binary)
 
 
-_remembered = lru_cache(_REMEMBERED)(_read)
-
-
-def _plain(inputs: Any, binary: bool) -> Plain | None:
+def _plain(inputs: Any) -> Binary | None:
     try:
-        names, datatypes, shapes, values = zip(*map(_BINARY if binary else _JSON, inputs), strict=True)
+        names, datatypes, shapes, said = zip(*map(_TENSOR, inputs), strict=True)
         rows = shapes[0][0]
-        if not of_rows(rows, shapes) or set(map(len, inputs)) != {len(_PLAIN)}:
+        if set(map(len, inputs)) != {len(_FIELDS_OF_TENSOR)} or not of_rows(rows, shapes):
             return None
-        if not binary:
-            return Plain(names, datatypes, rows, values, 0)
-        sizes = list(map(_SIZE, values))
-        if set(map(len, values)) != {1} or set(map(type, sizes)) != {int} or min(sizes) < 0:
+        sizes = list(map(_SIZE, said))
+        if set(map(len, said)) != {1} or set(map(type, sizes)) != {int} or min(sizes) < 0:
             return None
     except (IndexError, KeyError, TypeError, ValueError):
         return None
     ends = list(accumulate(sizes))
     places = tuple(slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
-    return Plain(names, datatypes, rows, places, ends[-1])
+    return Binary(names, datatypes, rows, places, ends[-1])
 
 
 def of_rows(rows: object, shapes: Sequence[Any]) -> bool:
     """Whether all shapes are [N] or [N, 1], as JSON has them: there, `true` and 1.0 are equal to 1."""
-    if type(rows) is not int or rows < 1 or shapes.count([rows]) + shapes.count([rows, 1]) != len(shapes):
-        return False
-    return set(map(type, chain.from_iterable(shapes))) == {int}
+    return type(rows) is int and set(map(type, chain.from_iterable(shapes))) == {int} and alike(rows, shapes)
+
+
+def alike(rows: int, shapes: Sequence[list[int]]) -> bool:
+    """Whether all shapes are [N] or [N, 1], with N > 0."""
+    alone = shapes.count([rows])
+    return rows > 0 and (alone == len(shapes) or alone + shapes.count([rows, 1]) == len(shapes))
 
 
 def _outputs(raw: object, known: "frozenset[str]", binary: bool) -> dict[str, bool]:

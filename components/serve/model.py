@@ -237,8 +237,15 @@ class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
 
     def _scored(self, inputs: Inputs) -> "Scored":
         scores = self.scorer.score(inputs)
-        # In a few rows, counting takes half the time of `all`.
-        return Scored(scores, self.scorer.predict(scores), np.count_nonzero(np.isfinite(scores)) == scores.size)
+        return Scored(scores, self.scorer.predict(scores), _finite(scores))
+
+
+def _finite(scores: np.ndarray) -> bool:
+    """Whether all scores are finite."""
+    # The smallest and the largest, each found without a copy; where there is a NaN, both are that.
+    smallest: float = scores.item(scores.argmin())
+    largest: float = scores.item(scores.argmax())
+    return -math.inf < smallest and largest < math.inf
 
 
 def _check_finite(scores: np.ndarray) -> None:

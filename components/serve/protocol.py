@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fti.common.inputs import Inputs
 from fti.serve.columns import DATATYPES, BadRequestError, Schema, fit, from_bytes, from_json
-from fti.serve.heads import Plain, kind, of_rows, only, parsed, read_head
+from fti.serve.heads import Binary, Head, alike, head_of, kind, of_rows, only, parsed, read_head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,7 @@ INFER = "inference.GRPCInferenceService/ModelInfer"  # a prediction over gRPC
 PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6: gRPC's clients that try again wait for so long
 
 _V1_FIELDS = {"instances"}
+_NO_HEAD = Head("", {}, binary=False)
 _INPUT_FIELDS = {"name", "shape", "datatype", "data", "parameters"}
 
 
@@ -67,14 +68,16 @@ def decode_v1(body: bytes, schema: Schema) -> Request:
     Raises:
         BadRequestError: The body is anything else.
     """
+    if rows := schema.forms.rows(body):
+        schema.check_rows(len(rows))
+        if (inputs := schema.arranger.rows(rows)) is not None:
+            return Request(inputs, len(rows))
     message = parsed(body)
     only(message, _V1_FIELDS, "the request")
     instances = message.get("instances")
     if not isinstance(instances, list) or not instances:
         raise BadRequestError('instances: missing or empty. Allowed: {"instances": [{"column": value, ...}, ...]}')
     schema.check_rows(len(instances))
-    if (inputs := schema.arranger.rows(instances)) is not None:
-        return Request(inputs, len(instances))
     for row, instance in enumerate(instances):
         if not isinstance(instance, dict):
             raise BadRequestError(f"instances[{row}]: a {kind(instance)}. Allowed: an object of columns")
@@ -107,9 +110,11 @@ def decode_v2(
     """
     if json_length is not None and not 0 < json_length <= len(body):
         raise BadRequestError(f"Inference-Header-Content-Length: {json_length}. Allowed: 1 to {len(body)}")
+    if json_length is None and (plain := _plain(body, schema, outputs, model)) is not None:
+        return plain
     head = read_head(body[:json_length], outputs, model, json_length is not None)
     blob = None if json_length is None else body[json_length:]
-    columns, rows = _plain(head.plain, blob, schema) or columns_of(_tensors(head.inputs, blob), schema)
+    columns, rows = _binary(head.plain, blob, schema) or columns_of(_tensors(head.inputs, blob), schema)
     return Request(columns, rows, head.id, head.outputs, head.binary)
 
 
@@ -145,19 +150,31 @@ def columns_of(tensors: Sequence[Tensor], schema: Schema) -> "tuple[Mapping[str,
     return columns, rows
 
 
-def _plain(plain: Plain | None, blob: bytes | None, schema: Schema) -> tuple[Inputs, int] | None:
-    """The columns of tensors in the usual form; None where one is not plain, for `_tensors` to take or refuse."""
-    if plain is None or plain.size != len(blob or b""):
+def _plain(body: bytes, schema: Schema, outputs: "frozenset[str]", model: str) -> Request | None:
+    """A plain request in JSON; None where it is not, for the strict way to take or refuse."""
+    tensors = schema.forms.tensors(body)
+    if tensors is None or not tensors.shapes[0]:
         return None
-    names, datatypes, rows, values, _ = plain
+    rows = tensors.shapes[0][0]
+    if not alike(rows, tensors.shapes):
+        return None
+    head = head_of(tensors.head, outputs, model) if tensors.head else _NO_HEAD
     schema.check_rows(rows)
+    inputs = schema.arranger.typed(tensors.names, tensors.datatypes, rows, tensors.values)
+    return None if inputs is None else Request(inputs, rows, head.id, head.outputs, head.binary)
+
+
+def _binary(plain: Binary | None, blob: bytes | None, schema: Schema) -> tuple[Inputs, int] | None:
+    """The columns of binary data in the usual form; None where they are not, for `_tensors` to take or refuse."""
+    if plain is None or blob is None or plain.size != len(blob):
+        return None
+    schema.check_rows(plain.rows)
     try:
-        found = schema.arranger.tensors(
-            names, datatypes, rows, values if blob is None else [blob[place] for place in values]
-        )
+        values = [blob[place] for place in plain.places]
+        found = schema.arranger.tensors(plain.names, plain.datatypes, plain.rows, values)
     except (TypeError, ValueError):
         return None
-    return None if found is None else (found, rows)
+    return None if found is None else (found, plain.rows)
 
 
 def _tensors(inputs: object, blob: bytes | None) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The choice of a device, and the buffers that a GPU reads: on a machine without one, as far as that shows them."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime as ort
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from fti.common.devices import CUDA, check_providers, onnx_providers, torch_device
 from fti.common.errors import ConfigError
-from fti.common.onnx_backend import Buffers, OnnxBackend
+from fti.common.onnx_backend import FEW, Buffers, Few, OnnxBackend
 from tests.serve import tiny
 
 no_gpu = pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="there is a GPU here")
@@ -62,6 +63,7 @@ def test_a_gpu_that_does_not_start_is_told_of(caplog: pytest.LogCaptureFixture) 
 
 SESSION = ort.InferenceSession(tiny.softmax_graph(), providers=[CPU])
 BUFFERS = Buffers(SESSION, "probability", "cpu")
+FEW_ROWS = Few(SESSION, "probability")
 
 
 @given(st.lists(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=40), min_size=1, max_size=5))
@@ -73,6 +75,26 @@ def test_buffers_answer_as_a_plain_run_whatever_came_before(batches: list[list[f
         answers.append((rows, BUFFERS.run(rows)))
     for rows, answer in answers:  # none has changed with the batches after it
         np.testing.assert_allclose(answer, SESSION.run(["probability"], {"numeric": rows})[0], rtol=1e-6)
+
+
+@given(st.lists(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=FEW), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=50)
+def test_a_few_rows_are_answered_as_by_a_plain_run(batches: list[list[float]]) -> None:
+    answers = []
+    for batch in batches:
+        rows = np.array(batch, dtype=np.float32)[:, None]
+        answers.append((rows, FEW_ROWS.run(rows)))
+    for rows, answer in answers:
+        np.testing.assert_array_equal(answer, SESSION.run(["probability"], {"numeric": rows})[0])
+
+
+def test_a_few_rows_may_be_asked_for_by_many_threads() -> None:
+    backend = OnnxBackend(tiny.softmax_graph(), "probability", threads=1)
+    batches = [np.full((1 + turn % (FEW + 4), 1), turn / 100, np.float32) for turn in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda rows: backend.run({"numeric": rows}), batches))
+    for rows, answer in zip(batches, found, strict=True):
+        np.testing.assert_array_equal(answer, SESSION.run(["probability"], {"numeric": rows})[0])
 
 
 def test_buffers_are_made_once_for_each_power_of_two() -> None:

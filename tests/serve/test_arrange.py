@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fti.common.inputs import Inputs
 from fti.serve.arrange import Arranger
 from fti.serve.columns import BadRequestError, Schema
+from fti.serve.forms import Forms
 from fti.serve.protocol import Request, decode_v1, decode_v2
 from tests.serve import tiny
 from tests.serve.test_protocol import SCHEMA, binary
@@ -40,12 +41,27 @@ plain = {
     "origin_delays__mean_delay": st.floats(-1e6, 1e6),
 }
 
+SAID: dict[str, list[Any]] = {
+    "id": ["a", "", 1, None],
+    "model_name": ["late", "early", None],
+    "outputs": [[], [{"name": "prediction"}], [{"name": "other"}], {}, None],
+    "parameters": [{}, {"binary_data_output": True}, {"sequence_id": 7}, {"binary_data_output": 1}, None],
+    "more": [1],
+}
+
+
+class Nothing(Forms):
+    """Finds no request plain."""
+
+    def rows(self, _: bytes) -> list[Any]:
+        return []
+
+    def tensors(self, _: bytes) -> None:
+        return None
+
 
 class Never(Arranger):
     """Leaves everything to the strict way."""
-
-    def rows(self, *_: Any) -> None:
-        return None
 
     def tensors(self, *_: Any) -> None:
         return None
@@ -55,7 +71,7 @@ class Never(Arranger):
 def schemas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Schema, Schema]:
     signature = tiny.write_binary(tmp_path_factory.mktemp("arrange") / "package").signature
     quick = Schema.of(signature, {}, max_rows=5)
-    return quick, replace(quick, arranger=Never(signature))
+    return quick, replace(quick, arranger=Never(signature), forms=Nothing(quick.features))
 
 
 def both(schemas: tuple[Schema, Schema], decode: Any) -> Request | None:
@@ -70,6 +86,7 @@ def both(schemas: tuple[Schema, Schema], decode: Any) -> Request | None:
     if isinstance(quick, str) or isinstance(strict, str):
         assert quick == strict
         return None
+    assert (quick.id, quick.outputs, quick.binary) == (strict.id, strict.outputs, strict.binary)
     assert quick.rows == strict.rows and set(quick.columns) == set(strict.columns)
     for name, column in strict.columns.items():
         assert quick.columns[name].dtype == column.dtype
@@ -114,7 +131,8 @@ def v2(draw: Any) -> bytes:
         tensors.append(draw(st.sampled_from(tensors)))
     if draw(st.integers(0, 9)) == 0:
         tensors[0].update(draw(st.sampled_from([{"extra": 1}, {"name": 1}, {"parameters": {}}])))
-    return orjson.dumps({"inputs": tensors})
+    said = draw(st.lists(st.sampled_from(list(SAID)), max_size=2, unique=True))
+    return orjson.dumps({"inputs": tensors, **{name: draw(st.sampled_from(SAID[name])) for name in said}})
 
 
 @st.composite
@@ -145,7 +163,7 @@ def test_instances(schemas: tuple[Schema, Schema], body: bytes) -> None:
 @given(v2())
 @hypothesis_settings(deadline=None, max_examples=300)
 def test_tensors(schemas: tuple[Schema, Schema], body: bytes) -> None:
-    both(schemas, lambda schema: decode_v2(body, schema, OUTPUTS))
+    both(schemas, lambda schema: decode_v2(body, schema, OUTPUTS, model="late"))
 
 
 @given(v2_binary())
@@ -156,6 +174,17 @@ def test_binary_tensors(schemas: tuple[Schema, Schema], given: tuple[bytes, int]
 
 def test_the_usual_request_goes_the_quick_way(schemas: tuple[Schema, Schema]) -> None:
     request = both(schemas, lambda schema: decode_v1(orjson.dumps({"instances": [tiny.ROW] * 2}), schema))
+    assert request and isinstance(request.columns, Inputs)
+    assert request.columns.feed["numeric"].flags["C_CONTIGUOUS"], "as the graph takes it: not copied again"
+
+
+@pytest.mark.parametrize("said", [{}, {"id": "a", "model_name": "late", "outputs": [{"name": "prediction"}]}])
+def test_so_does_the_usual_request_of_tensors(schemas: tuple[Schema, Schema], said: dict[str, Any]) -> None:
+    inputs = [
+        {"name": name, "datatype": DATATYPES[name], "shape": [2], "data": [tiny.ROW[name], None]} for name in DATATYPES
+    ]
+    body = orjson.dumps({"inputs": inputs, **said})
+    request = both(schemas, lambda schema: decode_v2(body, schema, OUTPUTS, model="late"))
     assert request and isinstance(request.columns, Inputs)
     assert request.columns.feed["numeric"].flags["C_CONTIGUOUS"], "as the graph takes it: not copied again"
 

@@ -228,12 +228,12 @@ def test_a_regression_that_was_trained_again_has_the_same_buckets(tmp_path: Path
         assert bounds(*outputs)[-1] > max(outputs)
 
 
-def test_scores_that_are_held_back_are_counted_before_anyone_looks(model: PackagedModel) -> None:
+def test_what_is_held_back_is_counted_before_anyone_looks(model: PackagedModel) -> None:
     labels = {"model_name": "late", "revision": model.revision}
     for _ in range(300):
-        model.metrics.scored(np.array([[0.9, 0.1], [0.3, 0.7]], np.float32))
+        model.metrics.answered("v1", 200, 0.001, np.array([[0.9, 0.1], [0.3, 0.7]], np.float32))
     assert value("fti_score_count", **labels) == 600
     assert value("fti_score_sum", **labels) == pytest.approx(300 * 0.8, rel=1e-5)
-    model.metrics.scored(np.array([[0.9, 0.1]], np.float32))
+    model.metrics.answered("v1", 200, 0.001, np.array([[0.9, 0.1]], np.float32))
     assert value("fti_score_count", **labels) == 601
     assert value("fti_score_bucket", **labels, le="0.5") == 301

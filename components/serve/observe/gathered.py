@@ -1,47 +1,54 @@
-"""Scores that are counted some at a time.
+"""What is counted some at a time.
 
-To reduce the scores of one request to its numbers, and to find their buckets, takes NumPy as long as for those of a
-hundred requests: 2 µs of the 50 that a request of a small model takes. So they are gathered, and counted together when
-there are many of them, or when someone looks.
+To count one request, with its scores and their buckets, takes 3 µs of the 40 that a request of a small model takes:
+what counts has left the processor's caches since the last request. A hundred together take a tenth of that for each.
+So requests are gathered, and counted when there are many of them, or when someone looks.
 """
 
 from collections.abc import Callable
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    import numpy as np
+Item = TypeVar("Item")
 
-_ROWS = 256  # held back at most; their memory is bounded with them
+_ITEMS, _NUMBERS = 1024, 16_384  # held back at most: how long it takes to count them, and their memory
+_all: "dict[tuple[str, ...], Gathered[object]]" = {}
 
 
-class Gathered:
-    """Gathers the scores of one model.
+class Gathered(Generic[Item]):
+    """Gathers what is to be counted.
 
     Args:
-        count: Counts numbers, [N].
-        of: The number for each row of scores.
+        labels: Whose it is. What was gathered under the same labels before is counted now.
+        count: Counts items.
     """
 
-    def __init__(self, count: "Callable[[np.ndarray], None]", of: "Callable[[np.ndarray], np.ndarray]") -> None:
-        self._count, self._of = count, of
-        self._scores: list[np.ndarray] = []
-        self._rows, self._lock = 0, Lock()
+    def __init__(self, labels: tuple[str, ...], count: Callable[[list[Item]], None]) -> None:
+        self._count = count
+        self._items: list[Item] = []
+        self._numbers, self._lock = 0, Lock()
+        if labels in _all:
+            _all[labels].count()
+        _all[labels] = self  # type: ignore[assignment]  # whose items matter to nobody here
 
-    def add(self, scores: "np.ndarray") -> None:
-        """Takes the scores of a request, as `Scorer.score` gives them."""
-        self._scores.append(scores)
-        self._rows += len(scores)
-        if self._rows >= _ROWS:
+    def add(self, item: Item, numbers: int) -> None:
+        """Takes an item that holds so many numbers."""
+        self._items.append(item)
+        self._numbers += numbers
+        if len(self._items) >= _ITEMS or self._numbers >= _NUMBERS:
             self.count()
 
     def count(self) -> None:
         """Counts what is gathered. Any thread may call it while another adds."""
-        import numpy as np
-
         with self._lock:
-            taken = self._scores[:]
-            del self._scores[: len(taken)]
-            self._rows = 0
+            taken = self._items[:]
+            del self._items[: len(taken)]
+            self._numbers = 0
             if taken:
-                self._count(self._of(np.concatenate(taken)))
+                self._count(taken)
+
+
+def count_all() -> None:
+    """Counts all that is gathered: to be called before anyone reads."""
+    for gathered in list(_all.values()):
+        gathered.count()

@@ -5,7 +5,7 @@ Everything is counted by the thread of the event loop. Labels are resolved when 
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +19,7 @@ from fti.common.inference_log import score_of
 from fti.common.model_package import ModelPackage, Signature
 from fti.common.online.values import NEVER
 from fti.common.online.vectors import STATUSES, Names, Vectors
-from fti.serve.observe.gathered import Gathered
+from fti.serve.observe.gathered import Gathered, count_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,7 @@ class BulkHistogram(Collector):
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What prometheus_client asks for."""
+        count_all()
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         for values, buckets in list(self._buckets.items()):
             family.add_metric(values, buckets.cumulated(), buckets.total)
@@ -79,6 +80,7 @@ class EventLoopCounter(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """What prometheus_client asks for."""
+        count_all()
         family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
         for values, count in list(self.counts.items()):
             family.add_metric(values, count)
@@ -93,7 +95,6 @@ class Buckets:
 
     Attributes:
         total: The sum of all values.
-        before_reading: Called before anyone reads; counts what is held back.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -102,7 +103,6 @@ class Buckets:
         self._bounds, self._edges = [*map(float, bounds)], np.array(bounds, dtype=np.float64)
         self._counts = [0] * (len(bounds) + 1)
         self.total = 0.0
-        self.before_reading: Callable[[], None] | None = None
 
     def add(self, value: float) -> None:
         """Counts one value."""
@@ -130,8 +130,6 @@ class Buckets:
 
     def cumulated(self) -> list[tuple[str, float]]:
         """The buckets as Prometheus writes them: upper bound, and how many values are at most that."""
-        if self.before_reading:
-            self.before_reading()
         found, sum_so_far = [], 0
         for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
             sum_so_far += count
@@ -161,6 +159,9 @@ _SCORE = BulkHistogram("fti_score", "Scores predicted: a probability, or a regre
 _LOGGED = Counter("fti_inference_log_rows", "Rows of the inference log, by what became of them", [*_LABELS, "outcome"])
 
 
+_Answered = tuple["Protocol", int, float, "np.ndarray | None", bool]  # the arguments of `Metrics.answered`
+
+
 class Metrics:
     """What is counted of one model.
 
@@ -180,8 +181,9 @@ class Metrics:
         self._rows = [_REQUEST_ROWS.labels((*labels, asked), _ROWS) for asked in _ASKED]
         self._batch = _BATCH_ROWS.labels(labels, _ROWS)
         self._kserve = _PREDICT_SECONDS.labels((name,), Histogram.DEFAULT_BUCKETS[:-1])
-        scores = [_SCORE.labels((*labels, asked), score_bounds) for asked in _ASKED]
-        self._scores = [self._gathered(buckets, signature) for buckets in scores]
+        self._scores = [_SCORE.labels((*labels, asked), score_bounds) for asked in _ASKED]
+        self._score_of = partial(score_of, signature)
+        self._answered: Gathered[_Answered] = Gathered(labels, self._count)
         self._names: Names | None = None
         self._views: list[list[tuple[list[tuple[str, ...]], Buckets]]] = []
         self._logged = {each: _LOGGED.labels(*labels, each) for each in ("written", "dropped", "sampled_out")}
@@ -189,35 +191,26 @@ class Metrics:
         for protocol in ("v1", "v2", "grpc"):  # a rate needs a series that begins at 0
             self._labels_of(protocol, 200, asked=False)
 
-    def answered(self, protocol: Protocol, code: int, seconds: float, rows: int, *, asked: bool = False) -> None:
+    def answered(
+        self,
+        protocol: Protocol,
+        code: int,
+        seconds: float,
+        scores: "np.ndarray | None" = None,
+        *,
+        asked: bool = False,
+    ) -> None:
         """Counts a request: the protocol, the HTTP status (over gRPC the one that HTTP would have), how long it took.
 
         Args:
             protocol: Of the request; `other` for a path that there is not.
             code: The HTTP status.
             seconds: From its head to its answer.
-            rows: That were answered; 0 for none.
+            scores: What was predicted, as `Scorer.score` gives it: of each row the number of `score_of` is counted.
             asked: Whether the caller asked for this variant.
         """
-        labels = self._requests[asked].get((protocol, code)) or self._labels_of(protocol, code, asked=asked)
-        _REQUESTS.counts[labels] += 1
-        taken = self._seconds[asked].get(protocol)
-        if taken is None:
-            values = (*self._labels, protocol, _ASKED[asked])
-            taken = self._seconds[asked][protocol] = _REQUEST_SECONDS.labels(values, _SECONDS)
-        taken.add(seconds)
-        if rows:
-            self._rows[asked].add(rows)
-            self._kserve.add(seconds)
-
-    def scored(self, scores: "np.ndarray", *, asked: bool = False) -> None:
-        """Counts scores as `Scorer.score` gives them: for each row the one number of `score_of`.
-
-        Args:
-            scores: Of one request.
-            asked: Whether the caller asked for this variant.
-        """
-        self._scores[asked].add(scores)
+        item = (protocol, code, seconds, scores, asked)
+        self._answered.add(item, 0 if scores is None else scores.size)
 
     def batched(self, rows: int) -> None:
         """Counts a batch that was scored at once."""
@@ -247,13 +240,25 @@ class Metrics:
                 counts[labels[0]] = counts.get(labels[0], 0) + rows
         self._count_ages(vectors.times, (now - _EPOCH) // _MICROSECOND)
 
-    @staticmethod
-    def _gathered(buckets: Buckets, signature: Signature) -> Gathered:
-        if buckets.before_reading:
-            buckets.before_reading()  # of a model with the same name, before this one
-        gathered = Gathered(buckets.observe, partial(score_of, signature))
-        buckets.before_reading = gathered.count
-        return gathered
+    def _count(self, items: list[_Answered]) -> None:
+        import numpy as np
+
+        predicted: list[list[np.ndarray]] = [[] for _ in _ASKED]
+        for protocol, code, seconds, scores, asked in items:
+            labels = self._requests[asked].get((protocol, code)) or self._labels_of(protocol, code, asked=asked)
+            _REQUESTS.counts[labels] += 1
+            taken = self._seconds[asked].get(protocol)
+            if taken is None:
+                values = (*self._labels, protocol, _ASKED[asked])
+                taken = self._seconds[asked][protocol] = _REQUEST_SECONDS.labels(values, _SECONDS)
+            taken.add(seconds)
+            if scores is not None:
+                self._rows[asked].add(len(scores))
+                self._kserve.add(seconds)
+                predicted[asked].append(scores)
+        for buckets, parts in zip(self._scores, predicted, strict=True):
+            if parts:
+                buckets.observe(self._score_of(np.concatenate(parts)))
 
     def _labels_of(self, protocol: str, code: int, *, asked: bool) -> tuple[str, ...]:
         labels = (*self._labels, protocol, str(code), _ASKED[asked])

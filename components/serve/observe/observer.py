@@ -68,13 +68,9 @@ class Observer:
             method: Its method.
             path: Its path; a metric never carries it.
         """
-        observed = Observed(
-            self,
-            protocol,
-            _text(headers.get(b"x-request-id")),
-            _text(headers.get(b"x-fti-unit")),
-            chosen=b"x-variant" in headers,
-        )
+        request_id = _text(headers[b"x-request-id"]) if b"x-request-id" in headers else ""
+        unit = _text(headers[b"x-fti-unit"]) if b"x-fti-unit" in headers else ""
+        observed = Observed(self, protocol, request_id, unit, chosen=b"x-variant" in headers)
         if self.tracing is not None:
             carrier = {name: _text(headers.get(name.encode())) for name in _TRACE_HEADERS}
             attributes = {"http.request.method": method, "url.path": path[:_LONGEST_PATH], "fti.protocol": protocol}
@@ -167,18 +163,15 @@ class Observed:
 
     def _end(self) -> None:
         seconds, code = perf_counter() - self._started, self.code
-        observer, rows = self._observer, 0
+        observer, rows, scores = self._observer, 0, None
         if code == 200 and self._prediction is not None:
             request, answer = self._prediction
-            rows = request.rows
-            observer.metrics.scored(answer.scores, asked=self._chosen)
+            rows, scores = request.rows, answer.scores
             if observer.inference_log is not None:
-                scores = score_of(observer.signature, answer.scores)
-                entry = Entry(
-                    self.request_id, time(), self._unit, self._protocol, self._chosen, request, answer, scores
-                )
+                score = score_of(observer.signature, scores)
+                entry = Entry(self.request_id, time(), self._unit, self._protocol, self._chosen, request, answer, score)
                 observer.inference_log.add(entry)
-        observer.metrics.answered(self._protocol, code, seconds, rows, asked=self._chosen)
+        observer.metrics.answered(self._protocol, code, seconds, scores, asked=self._chosen)
         if code >= 400 or observer.access_log:
             self._log(seconds, rows)
         if self.span is not None:
