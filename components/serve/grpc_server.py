@@ -40,7 +40,7 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _DRAIN_SECONDS, _QUIET_SECONDS = 3.0, 0.5
-_STREAMS = 1_024  # of one connection
+_STREAMS = 100  # of one connection, as few as RFC 9113 (6.5.2) advises: what is more waits with its caller, not here
 _PENDING, _HARD_LIMIT = "grpc.server.max_pending_requests", "grpc.server.max_pending_requests_hard_limit"
 _NO_LIMIT = 1_000_000  # what gRPC cancels by itself, it neither explains nor ever counts as ended
 _ASK_AGAIN = {429, 503}
@@ -179,6 +179,8 @@ class LocalGrpcServer(GRPCServer):  # type: ignore[misc]
         most = self._model.admission.limits.max_body_bytes
         limits = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", MAX_BODY)]
         limits += [(_PENDING, _NO_LIMIT), (_HARD_LIMIT, _NO_LIMIT), ("grpc.max_concurrent_streams", _STREAMS)]
+        # It refuses callers who keep to that, while their earlier streams are being cleared away.
+        limits += [("grpc.http.overload_protection", 0)]
         # Without SO_REUSEPORT a second server on the port fails instead of stealing requests.
         options = [*limits, *OPTIONS, ("grpc.so_reuseport", 0)]
         interceptors = (Shedding(self._model.admission, servicer.shed), ExceptionToStatusInterceptor())
