@@ -5,7 +5,7 @@ way in `columns.py`, column by column, which says what is wrong with it. Both gi
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -15,7 +15,7 @@ import numpy as np
 
 from fti.common.inputs import Inputs, Layout
 from fti.common.model_package import Signature
-from fti.serve.forms import DATATYPES
+from fti.serve.forms import DATATYPES, TEXT_KEY, WHOLE_KEY
 
 # The largest float64 that is rounded to a finite float32 (IEEE 754-2019, 4.3.1).
 LARGEST = float(np.nextafter(2.0**128 - 2.0**103, 0))
@@ -28,6 +28,7 @@ _TYPES = {
     "bool": frozenset({bool, _NONE}),
     "string": frozenset({str, _NONE}),
 }
+_OBJECTS = frozenset({"string", TEXT_KEY, WHOLE_KEY})
 _PLANS = 64  # callers order and type their tensors in few ways; a hostile one shall not fill the memory
 
 
@@ -181,25 +182,43 @@ def _picker(keys: list[Any]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda holder: (holder[key],)
 
 
+def keyed_columns(dtypes: Mapping[str, str], rows: list[tuple[Any, ...]]) -> dict[str, np.ndarray] | None:
+    """The columns of a request by entity keys; None where a number is out of its range.
+
+    Args:
+        dtypes: Of each column, in the order of the rows' values.
+        rows: As `Forms.keyed_rows` gives them.
+    """
+    columns = {}
+    for (name, dtype), values in zip(dtypes.items(), zip(*rows, strict=True), strict=True):
+        if dtype == WHOLE_KEY and not -(2**63) <= min(values) <= max(values) < 2**63:
+            return None
+        column = _flat(dtype, _bound(dtype, "INT64"), list(values))
+        if column is None:
+            return None
+        columns[name] = column
+    return columns
+
+
 def _from_rows(group: _Group, instances: Iterable[Sequence[Any]], rows: int) -> np.ndarray | None:
-    flat = _flat(group, list(chain.from_iterable(instances)))
+    flat = _flat(group.dtype, group.bound, list(chain.from_iterable(instances)))
     return None if flat is None else flat.reshape(rows, -1)
 
 
 def _from_columns(group: _Group, columns: Sequence[list[Any]], rows: int) -> np.ndarray | None:
-    flat = _flat(group, list(chain.from_iterable(columns)))
+    flat = _flat(group.dtype, group.bound, list(chain.from_iterable(columns)))
     if flat is None or rows == 1:
         return None if flat is None else flat.reshape(1, -1)
     return np.ascontiguousarray(flat.reshape(-1, rows).T)
 
 
-def _flat(group: _Group, values: list[Any]) -> np.ndarray | None:
+def _flat(dtype: str, bound: float, values: list[Any]) -> np.ndarray | None:
     """Values of one dtype as an array [N]; None where a number is out of its range."""
-    if group.dtype == "string":
-        texts = np.empty(len(values), object)
-        texts[:] = values
-        return texts
-    if group.dtype != "int64":
+    if dtype in _OBJECTS:
+        objects = np.empty(len(values), object)
+        objects[:] = values
+        return objects
+    if dtype != "int64":
         try:
             return np.frombuffer(struct.pack(f"<{len(values)}f", *values), "<f4")
         except OverflowError:
@@ -207,7 +226,7 @@ def _flat(group: _Group, values: list[Any]) -> np.ndarray | None:
         except struct.error:
             pass  # some are null
     wide = np.array(values, np.float64)
-    return wide.astype(np.float32) if _within(wide, group.bound) else None
+    return wide.astype(np.float32) if _within(wide, bound) else None
 
 
 def _within(numbers: np.ndarray, bound: float) -> bool:

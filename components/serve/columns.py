@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from fti.common.model_package import Signature
 from fti.serve.arrange import LARGEST, Arranger
-from fti.serve.forms import Forms
+from fti.serve.forms import TEXT_KEY, WHOLE_KEY, Forms
 
 if TYPE_CHECKING:
     import numpy as np
 
-TEXT_KEY, WHOLE_KEY = "text key", "whole key"  # the dtypes of entity keys
 DATATYPES = {
     "float32": "FP32",
     "int64": "INT64",
@@ -78,7 +77,8 @@ class Schema:
         """
         features = {feature.name: str(feature.dtype) for feature in signature.inputs}
         own = {feature.name: str(feature.dtype) for feature in signature.inputs if feature.source == "request"}
-        return cls(features, {**own, **keys} if keys else {}, max_rows, Forms(features), Arranger(signature))
+        keyed = {**own, **keys} if keys else {}
+        return cls(features, keyed, max_rows, Forms(features, keyed), Arranger(signature))
 
     def check_rows(self, rows: int) -> None:
         """Refuses requests of too many rows.

@@ -11,10 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+TEXT_KEY, WHOLE_KEY = "text key", "whole key"  # the dtypes of entity keys
 WHOLE = ("INT8", "INT16", "INT32", "INT64")
 # The V2 datatypes that are plain, by dtype. Numbers with holes that come as floats are not.
 DATATYPES = {"float32": ("FP32", "FP64"), "int64": WHOLE, "bool": ("BOOL",), "string": ("BYTES",)}
-_VALUES: dict[str, Any] = {"float32": float, "int64": int, "bool": bool, "string": str}
+_KINDS = {"float32": float, "int64": int, "bool": bool, "string": str}
+_VALUES: dict[str, Any] = {dtype: kind | None for dtype, kind in _KINDS.items()} | {TEXT_KEY: str, WHOLE_KEY: int}
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError)
 _values = msgspec.structs.astuple
 
@@ -41,24 +43,24 @@ class Forms:
     """The plain requests of one model.
 
     Args:
-        dtypes: Its inputs by name, with the dtype of each.
+        features: Its inputs by name, with the dtype of each.
+        keyed: The columns of a request by entity keys; empty where nothing is looked up.
     """
 
-    def __init__(self, dtypes: Mapping[str, str]) -> None:
-        row: Any = _struct([(name, _VALUES[dtype] | None) for name, dtype in dtypes.items()])
-        self._rows: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_struct([("instances", list[row])]))
-        self._names = {_tensor(name, dtype): name for name, dtype in dtypes.items()}
+    def __init__(self, features: Mapping[str, str], keyed: Mapping[str, str]) -> None:
+        self._rows, self._keyed_rows = _decoder_of_rows(features), _decoder_of_rows(keyed) if keyed else None
+        self._names = {_tensor(name, dtype): name for name, dtype in features.items()}
         tensors: Any = reduce(or_, self._names)
         head = [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in _HEAD]
         self._tensors: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_struct([("inputs", list[tensors]), *head]))
 
     def rows(self, body: bytes) -> list[tuple[Any, ...]]:
         """The instances of a V1 request, each its values in the order of the inputs; none where they are not plain."""
-        try:
-            (instances,) = _values(self._rows.decode(body))
-        except _REFUSED:
-            return []
-        return list(map(_values, instances))
+        return _read(self._rows, body)
+
+    def keyed_rows(self, body: bytes) -> list[tuple[Any, ...]]:
+        """Those of a V1 request by entity keys, in the order of its columns."""
+        return [] if self._keyed_rows is None else _read(self._keyed_rows, body)
 
     def tensors(self, body: bytes) -> Tensors | None:
         """The tensors of a V2 request in JSON; None where they are not plain."""
@@ -79,8 +81,21 @@ def _said(head: list[Any]) -> dict[str, Any]:
     return {name: value for (name, _), value in zip(_HEAD, head, strict=True) if value is not msgspec.UNSET}
 
 
+def _decoder_of_rows(dtypes: Mapping[str, str]) -> "msgspec.json.Decoder[Any]":
+    row: Any = _struct([(name, _VALUES[dtype]) for name, dtype in dtypes.items()])
+    return msgspec.json.Decoder(_struct([("instances", list[row])]))
+
+
+def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> list[tuple[Any, ...]]:
+    try:
+        (instances,) = _values(decoder.decode(body))
+    except _REFUSED:
+        return []
+    return list(map(_values, instances))
+
+
 def _tensor(name: str, dtype: str) -> type:
-    value: Any = _VALUES[dtype] | None
+    value = _VALUES[dtype]
     fields = [("datatype", Literal[DATATYPES[dtype]]), ("shape", list[int]), ("data", list[value])]
     return _struct(fields, tag_field="name", tag=name)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fti.common.inputs import Inputs
+from fti.serve.arrange import keyed_columns
 from fti.serve.columns import DATATYPES, BadRequestError, Schema, fit, from_bytes, from_json
 from fti.serve.heads import Binary, Head, alike, head_of, kind, of_rows, only, parsed, read_head
 
@@ -68,7 +69,11 @@ def decode_v1(body: bytes, schema: Schema) -> Request:
     Raises:
         BadRequestError: The body is anything else.
     """
-    if rows := schema.forms.rows(body):
+    if rows := schema.forms.keyed_rows(body):
+        schema.check_rows(len(rows))
+        if (columns := keyed_columns(schema.keyed, rows)) is not None:
+            return Request(columns, len(rows))
+    elif rows := schema.forms.rows(body):
         schema.check_rows(len(rows))
         if (inputs := schema.arranger.rows(rows)) is not None:
             return Request(inputs, len(rows))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fti.common.inputs import Inputs
 from fti.serve.arrange import Arranger
 from fti.serve.columns import BadRequestError, Schema
-from fti.serve.forms import Forms
+from fti.serve.forms import TEXT_KEY, WHOLE_KEY, Forms
 from fti.serve.protocol import Request, decode_v1, decode_v2
 from tests.serve import tiny
 from tests.serve.test_protocol import SCHEMA, binary
@@ -49,12 +49,16 @@ SAID: dict[str, list[Any]] = {
     "more": [1],
 }
 
+OWN = ("distance", "month", "weekend", "carrier")
+
 
 class Nothing(Forms):
     """Finds no request plain."""
 
     def rows(self, _: bytes) -> list[Any]:
         return []
+
+    keyed_rows = rows
 
     def tensors(self, _: bytes) -> None:
         return None
@@ -71,7 +75,15 @@ class Never(Arranger):
 def schemas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Schema, Schema]:
     signature = tiny.write_binary(tmp_path_factory.mktemp("arrange") / "package").signature
     quick = Schema.of(signature, {}, max_rows=5)
-    return quick, replace(quick, arranger=Never(signature), forms=Nothing(quick.features))
+    return quick, replace(quick, arranger=Never(signature), forms=Nothing(quick.features, quick.keyed))
+
+
+@pytest.fixture(scope="module")
+def by_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Schema, Schema]:
+    signature = tiny.write_binary(tmp_path_factory.mktemp("keyed") / "package").signature
+    quick = Schema.of(signature, {"airport": TEXT_KEY, "flight": WHOLE_KEY}, max_rows=5)
+    assert set(quick.keyed) == {*OWN, "airport", "flight"}
+    return quick, replace(quick, arranger=Never(signature), forms=Nothing(quick.features, quick.keyed))
 
 
 def both(schemas: tuple[Schema, Schema], decode: Any) -> Request | None:
@@ -158,6 +170,36 @@ def v2_binary(draw: Any) -> tuple[bytes, int]:
 @hypothesis_settings(deadline=None, max_examples=300)
 def test_instances(schemas: tuple[Schema, Schema], body: bytes) -> None:
     both(schemas, lambda schema: decode_v1(body, schema))
+
+
+@st.composite
+def keyed(draw: Any) -> bytes:
+    rows = []
+    for _ in range(draw(st.integers(1, 6))):
+        row = {name: mostly(draw, name, 1)[0] for name in OWN}
+        row["airport"] = draw(st.text(max_size=3) | st.sampled_from([None, 1, True, "", "\x00", "é"]))
+        row["flight"] = draw(
+            st.integers(-(2**64), 2**64 - 1) | st.sampled_from([None, True, 1.0, "1", 2**63 - 1, 2**63])
+        )
+        if draw(st.integers(0, 9)) == 0:
+            del row[draw(st.sampled_from([*row]))]
+        if draw(st.integers(0, 19)) == 0:
+            row["another"] = 1
+        rows.append(row)
+    return json.dumps({"instances": rows}).encode()
+
+
+@given(keyed())
+@hypothesis_settings(deadline=None, max_examples=300)
+def test_instances_by_entity_keys(by_keys: tuple[Schema, Schema], body: bytes) -> None:
+    both(by_keys, lambda schema: decode_v1(body, schema))
+
+
+def test_an_instance_by_entity_keys_goes_the_quick_way(by_keys: tuple[Schema, Schema]) -> None:
+    row = {**{name: tiny.ROW[name] for name in OWN}, "airport": "JFK", "flight": 2**63 - 1}
+    request = both(by_keys, lambda schema: decode_v1(orjson.dumps({"instances": [row, row]}), schema))
+    assert request and request.columns["flight"].tolist() == [2**63 - 1] * 2
+    assert by_keys[0].forms.keyed_rows(orjson.dumps({"instances": [row]})), "or both ways were the strict one"
 
 
 @given(v2())
