@@ -60,7 +60,7 @@ class Scorer:
                 f"the graph of {package.path} takes {self._backend.widths}",
                 allowed=f"{expected}, as its signature says",
             )
-        self._classes = np.array(self.signature.classes)
+        self._classes, self._regression = np.array(self.signature.classes), self.signature.task == "regression"
 
     @property
     def device(self) -> str:
@@ -82,7 +82,7 @@ class Scorer:
         """
         feed = columns.feed if isinstance(columns, Inputs) else graph_inputs(self.signature, columns)
         scores = run_backend(self._backend, feed)
-        return scores.reshape(-1) if self.signature.task == "regression" else scores
+        return scores.reshape(-1) if self._regression else scores
 
     def score_inputs(self, inputs: "Mapping[str, np.ndarray]") -> "np.ndarray":
         """Scores rows as `graph_inputs` arranges them: float32 [N, k], for regression [N, 1]."""
@@ -90,7 +90,7 @@ class Scorer:
 
     def predict(self, scores: "np.ndarray") -> "np.ndarray":
         """Turns scores into labels [N]: by the threshold (binary), the largest probability, or as they are."""
-        if self.signature.task == "regression":
+        if self._regression:
             return scores
         if self.signature.threshold is not None:
             codes = (scores[:, 1] >= self.signature.threshold).astype(int)

@@ -19,15 +19,13 @@ _LABELS = {bool: "BOOL", int: "INT64", float: "FP64"}
 _KINDS = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
 
 
-def answers(signature: Signature, scores: np.ndarray, labels: np.ndarray) -> dict[str, tuple[str, np.ndarray]]:
-    """The outputs of a model by name: V2 datatype and values.
+def output_datatypes(signature: Signature) -> dict[str, str]:
+    """The outputs of a model by name, with the V2 datatype of each.
 
     `prediction` [N] holds labels or values; for classification `probability` [N, k] follows the order of the classes.
     """
-    prediction = (label_datatype(signature), labels)
-    if signature.task == "regression":
-        return {"prediction": prediction}
-    return {"prediction": prediction, "probability": ("FP32", scores)}
+    prediction = {"prediction": label_datatype(signature)}
+    return prediction if signature.task == "regression" else {**prediction, "probability": "FP32"}
 
 
 def label_datatype(signature: Signature) -> str:
@@ -76,9 +74,10 @@ class V1Answers:
         if self._task == "regression":
             parts[1::step] = _numbers(labels)
         else:
-            parts[1::step] = [self._labels[label] for label in labels.tolist()]
-            width = scores.shape[1] if self._task == "multiclass" else 1
-            numbers = _numbers(scores if self._task == "multiclass" else scores[:, 1])
+            parts[1::step] = map(self._labels.__getitem__, labels.tolist())
+            if self._task == "binary":
+                scores = scores[:, 1:].copy()
+            numbers, width = _numbers(scores), scores.shape[1]
             for place in range(width):
                 parts[3 + 2 * place :: step] = numbers[place::width]
         return b"".join(parts)
@@ -94,31 +93,54 @@ class V1Answers:
 
 def _numbers(values: np.ndarray) -> list[bytes]:
     """Finite numbers as JSON."""
-    return orjson.dumps(np.ascontiguousarray(values).reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    return orjson.dumps(values.reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
-def encode_v2(
-    model: str, revision: str, request: Request, outputs: Mapping[str, tuple[str, np.ndarray]]
-) -> tuple[bytes, int | None]:
-    """Encodes an inference response.
+class V2Answers:
+    """Encodes a model's answers of the V2 protocol, in JSON or with binary data.
 
-    Returns:
-        The body, and where its binary data begin, or None where it has none.
+    Args:
+        signature: The model's.
+        model: Its name in the protocols' paths.
+        revision: Its revision.
     """
-    described, blobs = [], []
-    for name, binary in (request.outputs or dict.fromkeys(outputs, request.binary)).items():
-        datatype, values = outputs[name]
-        tensor: dict[str, object] = {"name": name, "datatype": datatype, "shape": values.shape}
-        if binary:
-            blobs.append(to_bytes(datatype, values))
-            tensor["parameters"] = {"binary_data_size": len(blobs[-1])}
-        else:
-            flat = values.ravel()
-            tensor["data"] = flat.tolist() if datatype == "BYTES" else flat
-        described.append(tensor)
-    message = {"model_name": model, "model_version": revision, "id": request.id, "outputs": described}
-    body = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (body + b"".join(blobs), len(body)) if blobs else (body, None)
+
+    def __init__(self, signature: Signature, model: str, revision: str) -> None:
+        self._datatypes = output_datatypes(signature)
+        self._asked = [dict.fromkeys(self._datatypes, binary) for binary in (False, True)]
+        self._start = orjson.dumps({"model_name": model, "model_version": revision})[:-1] + b',"id":'
+        self._tensors = {
+            name: orjson.dumps({"name": name, "datatype": datatype})[:-1] + b',"shape":'
+            for name, datatype in self._datatypes.items()
+        }
+
+    def encode(self, request: Request, scores: np.ndarray, labels: np.ndarray) -> tuple[bytes, int | None]:
+        """Encodes an inference response.
+
+        Args:
+            request: Says which outputs, and how.
+            scores: As `Scorer.score` gives them, N > 0 and all finite.
+            labels: [N], of the classes; for regression the values.
+
+        Returns:
+            The body, and where its binary data begin, or None where it has none.
+        """
+        values = {"prediction": labels, "probability": scores}
+        parts, blobs = [self._start, orjson.dumps(request.id)], list[bytes]()
+        before = b',"outputs":['
+        for name, binary in (request.outputs or self._asked[request.binary]).items():
+            array = values[name]
+            parts += (before, self._tensors[name], orjson.dumps(array.shape))
+            if binary:
+                blobs.append(to_bytes(self._datatypes[name], array))
+                parts.append(b',"parameters":{"binary_data_size":%d}}' % len(blobs[-1]))
+            else:
+                flat = array.tolist() if self._datatypes[name] == "BYTES" else array.reshape(-1)
+                parts += (b',"data":', orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY), b"}")
+            before = b","
+        parts.append(b"]}")
+        body = b"".join(parts)
+        return (body + b"".join(blobs), len(body)) if blobs else (body, None)
 
 
 def encode_features(

@@ -18,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from fti.serve.front import App, Call, Front, Receive, Reply, Scope, Send, respond
 from fti.serve.whole_answers import WholeAnswers
 
+_COLON, _LINES = b": ".join, b"\r\n".join
+
 
 class AtOnce(WholeAnswers):
     """Uvicorn's HTTP protocol in front of a `Front`, which it asks itself where it can."""
@@ -126,11 +128,9 @@ class AtOnce(WholeAnswers):
 
     def _write(self, reply: Reply) -> None:
         keep = self.parser.should_keep_alive()
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in (*self.server_state.default_headers, *reply.headers):
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n" if keep else b"connection: close\r\n\r\n", reply.body)
-        self.transport.write_whole(b"".join(parts))
+        headers = _LINES(map(_COLON, (*self.server_state.default_headers, *reply.headers)))
+        end = b"\r\n\r\n" if keep else b"\r\nconnection: close\r\n\r\n"
+        self.transport.write_whole(b"".join((STATUS_LINE[reply.status], headers, end, reply.body)))
         self.server_state.total_requests += 1
         if keep:
             self._idle_since = self.loop.time()

@@ -95,7 +95,7 @@ def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> list[tuple[Any, 
 
 
 def _tensor(name: str, dtype: str) -> type:
-    value = _VALUES[dtype]
+    value: Any = _VALUES[dtype]
     fields = [("datatype", Literal[DATATYPES[dtype]]), ("shape", list[int]), ("data", list[value])]
     return _struct(fields, tag_field="name", tag=name)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fti.common.errors import FtiError
-from fti.serve.answers import V1Answers, answers, encode_features, encode_v2
+from fti.serve.answers import V1Answers, V2Answers, encode_features
 from fti.serve.columns import BadRequestError
 from fti.serve.explain.explainer import encode as encode_explanations
 from fti.serve.features import RefusedRowError
@@ -99,6 +99,7 @@ class Front:
         self._kserve, self._model, self._repository = kserve, model, repository
         self._observer = observer or Observer(model)
         self._v1_answers = V1Answers(model.signature)
+        self._v2_answers = V2Answers(model.signature, model.name, model.revision)
         self._revision = (REVISION_HEADER.encode(), model.revision.encode())
         self._routes: dict[str, tuple[Protocol, Handler]] = {
             f"/v1/models/{model.name}:predict": ("v1", self._v1),
@@ -162,8 +163,7 @@ class Front:
         request.asked = call.observed.asked
         answer = await model.answer(request, deadline)
         call.observed.predicted(request, answer)
-        outputs = answers(model.signature, answer.scores, answer.labels)
-        body, json_end = encode_v2(model.name, model.revision, request, outputs)
+        body, json_end = self._v2_answers.encode(request, answer.scores, answer.labels)
         binary = [] if json_end is None else [(_JSON_LENGTH, str(json_end).encode())]
         return body, [*binary, *_stated(answer.states)]
 

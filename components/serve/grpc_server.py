@@ -13,7 +13,7 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 
 from fti.common.errors import FtiError
 from fti.serve.admission import OverloadedError
-from fti.serve.answers import answers, to_bytes
+from fti.serve.answers import output_datatypes, to_bytes
 from fti.serve.columns import BadRequestError
 from fti.serve.features import RefusedRowError
 from fti.serve.front import STATES_HEADER, STORE_FAILS
@@ -140,8 +140,11 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
         decoded = Request(columns, rows, request.id, asked=observed.asked)
         answer = await model.answer(decoded, deadline)
         observed.predicted(decoded, answer)
-        outputs = answers(model.signature, answer.scores, answer.labels)
-        chosen = {name: outputs[name] for name in asked or outputs}
+        datatypes, values = (
+            output_datatypes(model.signature),
+            {"prediction": answer.labels, "probability": answer.scores},
+        )
+        chosen = {name: (datatypes[name], values[name]) for name in asked or datatypes}
         response = pb.ModelInferResponse(
             model_name=model.name,
             model_version=model.revision,

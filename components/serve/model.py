@@ -14,7 +14,7 @@ from fti.common.inputs import Inputs, Layout
 from fti.common.model_package import ModelPackage
 from fti.common.scoring import Scorer, graph_inputs
 from fti.serve.admission import Admission, Limits
-from fti.serve.answers import label_datatype
+from fti.serve.answers import output_datatypes
 from fti.serve.batching import MAX_BATCH_ROWS, Batcher, Cost, measured
 from fti.serve.columns import DATATYPES, BadRequestError, Schema
 from fti.serve.explain.explainer import Explainer
@@ -26,7 +26,7 @@ from fti.serve.protocol import Request
 _PROBE_SECONDS = 1.0  # for so long a health check holds
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answer:
     """What a model answers.
 
@@ -217,10 +217,9 @@ class PackagedModel(Model):  # type: ignore[misc]  # kserve is untyped
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """The outputs, as V2 metadata lists them."""
-        outputs = [{"name": "prediction", "datatype": label_datatype(self.signature), "shape": [-1]}]
-        if self.signature.task != "regression":
-            outputs.append({"name": "probability", "datatype": "FP32", "shape": [-1, len(self.signature.classes)]})
-        return outputs
+        shapes = {"prediction": [-1], "probability": [-1, len(self.signature.classes)]}
+        datatypes = output_datatypes(self.signature)
+        return [{"name": name, "datatype": datatype, "shape": shapes[name]} for name, datatype in datatypes.items()]
 
     def _cost(self) -> Cost:
         def inputs(rows: int) -> Inputs:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fti.common.model_package import Signature
 from fti.common.tables import Feature
-from fti.serve.answers import V1Answers, answers, encode_v2, to_bytes
+from fti.serve.answers import V1Answers, V2Answers, to_bytes
 from fti.serve.columns import BadRequestError, Schema
 from fti.serve.protocol import Request, decode_v1, decode_v2
 from tests.serve.tiny import INPUTS, ROW
@@ -280,8 +280,7 @@ def test_labels_keep_their_types(classes: Any, datatype: str, labels: list[Any])
     array = np.array(labels)
     predictions = [{"prediction": labels[0], "probability": 0.75}, {"prediction": labels[1], "probability": 0.5}]
     assert json.loads(V1Answers(signature).encode(SCORES, array)) == {"predictions": predictions}
-    outputs = answers(signature, SCORES, array)
-    body, binary_at = encode_v2("m", "r1", Request({}, 2, "7"), outputs)
+    body, binary_at = V2Answers(signature, "m", "r1").encode(Request({}, 2, "7"), SCORES, array)
     assert binary_at is None
     assert json.loads(body) == {
         "model_name": "m",
@@ -296,8 +295,8 @@ def test_labels_keep_their_types(classes: Any, datatype: str, labels: list[Any])
 
 def test_binary_outputs_chosen_one_by_one() -> None:
     signature = Signature("m", "binary", (Feature("x", "float32"),), ("no", "yes"), 0.6)
-    outputs = answers(signature, SCORES, np.array(["yes", "no"]))
-    body, at = encode_v2("m", "r1", Request({}, 2, outputs={"probability": True, "prediction": False}), outputs)
+    request = Request({}, 2, outputs={"probability": True, "prediction": False})
+    body, at = V2Answers(signature, "m", "r1").encode(request, SCORES, np.array(["yes", "no"]))
     assert at is not None
     described = json.loads(body[:at])["outputs"]
     assert described[0]["parameters"] == {"binary_data_size": 16} and "data" not in described[0]
@@ -314,7 +313,8 @@ def test_multiclass_and_regression_in_v1() -> None:
     assert json.loads(V1Answers(signature).encode(values, values)) == {
         "predictions": [{"prediction": 1.5}, {"prediction": -2.0}]
     }
-    assert answers(signature, values, values).keys() == {"prediction"}
+    (output,) = json.loads(V2Answers(signature, "m", "r1").encode(Request({}, 2), values, values)[0])["outputs"]
+    assert output == {"name": "prediction", "datatype": "FP32", "shape": [2], "data": [1.5, -2.0]}
 
 
 def test_a_head_that_is_known_is_read_with_its_own_data() -> None:

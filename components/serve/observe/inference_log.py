@@ -24,7 +24,7 @@ from fti.common.inference_log import KeyType, schema_of
 from fti.common.settings import Settings
 from fti.common.storage import shown, upload
 from fti.common.storage.location import parse
-from fti.serve.columns import TEXT_KEY, WHOLE_KEY
+from fti.serve.forms import TEXT_KEY, WHOLE_KEY
 from fti.serve.observe.inference_rows import Entry, Rows, size_of
 from fti.serve.observe.metrics import Metrics
 
