@@ -108,9 +108,11 @@ class V2Answers:
     def __init__(self, signature: Signature, model: str, revision: str) -> None:
         self._datatypes = output_datatypes(signature)
         self._asked = [dict.fromkeys(self._datatypes, binary) for binary in (False, True)]
-        self._start = orjson.dumps({"model_name": model, "model_version": revision})[:-1] + b',"id":'
+        served = orjson.dumps({"model_name": model, "model_version": revision})[:-1].replace(b"%", b"%%")
+        self._answer = served + b',"id":%b,"outputs":[%b]}'
+        shapes = {"prediction": b"[%d]", "probability": b"[%%d,%d]" % len(signature.classes)}
         self._tensors = {
-            name: orjson.dumps({"name": name, "datatype": datatype})[:-1] + b',"shape":'
+            name: orjson.dumps({"name": name, "datatype": datatype})[:-1] + b',"shape":' + shapes[name] + b",%b}"
             for name, datatype in self._datatypes.items()
         }
 
@@ -125,21 +127,17 @@ class V2Answers:
         Returns:
             The body, and where its binary data begin, or None where it has none.
         """
-        values = {"prediction": labels, "probability": scores}
-        parts, blobs = [self._start, orjson.dumps(request.id)], list[bytes]()
-        before = b',"outputs":['
+        rows, tensors, blobs = len(labels), list[bytes](), list[bytes]()
         for name, binary in (request.outputs or self._asked[request.binary]).items():
-            array = values[name]
-            parts += (before, self._tensors[name], orjson.dumps(array.shape))
+            values, datatype = labels if name == "prediction" else scores, self._datatypes[name]
             if binary:
-                blobs.append(to_bytes(self._datatypes[name], array))
-                parts.append(b',"parameters":{"binary_data_size":%d}}' % len(blobs[-1]))
+                blobs.append(to_bytes(datatype, values))
+                data = b'"parameters":{"binary_data_size":%d}' % len(blobs[-1])
             else:
-                flat = array.tolist() if self._datatypes[name] == "BYTES" else array.reshape(-1)
-                parts += (b',"data":', orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY), b"}")
-            before = b","
-        parts.append(b"]}")
-        body = b"".join(parts)
+                flat = values.tolist() if datatype == "BYTES" else values.reshape(-1)
+                data = b'"data":' + orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
+            tensors.append(self._tensors[name] % (rows, data))
+        body = self._answer % (orjson.dumps(request.id), b",".join(tensors))
         return (body + b"".join(blobs), len(body)) if blobs else (body, None)
 
 

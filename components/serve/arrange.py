@@ -147,6 +147,11 @@ class Arranger:
         rows: int,
         convert: Callable[[_Group, Any, int], np.ndarray | None],
     ) -> Inputs | None:
+        if len(groups) == 1:
+            matrix = convert(groups[0], picked[0], rows)
+            if matrix is None or groups[0].dtype != "string":
+                return None if matrix is None else Inputs(self._layout, matrix)
+            return Inputs(self._layout, None, matrix)
         numeric: np.ndarray | None = None
         strings: np.ndarray | None = None
         for group, values in zip(groups, picked, strict=True):

@@ -87,6 +87,10 @@ class Front:
         model: The model.
         repository: Answers what the repository extension asks; None where nobody may ask.
         observer: Sees every request; one that counts alone where there is none.
+
+    Attributes:
+        predictions: The paths of predictions that may be answered at once.
+        max_body_bytes: The most of one request.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Front:
         self._observer = observer or Observer(model)
         self._v1_answers = V1Answers(model.signature)
         self._v2_answers = V2Answers(model.signature, model.name, model.revision)
+        self.max_body_bytes = model.admission.limits.max_body_bytes
         self._revision = (REVISION_HEADER.encode(), model.revision.encode())
         self._routes: dict[str, tuple[Protocol, Handler]] = {
             f"/v1/models/{model.name}:predict": ("v1", self._v1),
@@ -122,11 +127,6 @@ class Front:
             return
         await respond(await self.answer(Call(method, path, dict(scope["headers"]), receive)), send)
 
-    @property
-    def max_body_bytes(self) -> int:
-        """The most of one request."""
-        return self._model.admission.limits.max_body_bytes
-
     async def answer(self, call: Call) -> Reply:
         """Answers a request. One of `predictions` that has come whole waits for nothing but scoring and lookup."""
         protocol, handler = self._routes.get(call.path) or ("other", self._no_such_path)
@@ -147,7 +147,8 @@ class Front:
         _check(call, _JSON)
         model = self._model
         deadline = model.admission.deadline(_patience(call.headers))
-        request = decode_v1(await self._body(call, deadline), model.schema)
+        body = call.body if type(call.body) is bytes else await self._body(call, deadline)
+        request = decode_v1(body, model.schema)
         request.asked = call.observed.asked
         answer = await model.answer(request, deadline)
         call.observed.predicted(request, answer)
@@ -158,7 +159,7 @@ class Front:
         _check(call, _JSON if json_length is None else _BINARY)
         model = self._model
         deadline = model.admission.deadline(_patience(call.headers))
-        body = await self._body(call, deadline)
+        body = call.body if type(call.body) is bytes else await self._body(call, deadline)
         request = decode_v2(body, model.schema, model.outputs, json_length, model.name)
         request.asked = call.observed.asked
         answer = await model.answer(request, deadline)
@@ -209,7 +210,7 @@ class Front:
             return await self._read(call, call.body)
 
     async def _read(self, call: Call, receive: Receive) -> bytes:
-        most = self._model.admission.limits.max_body_bytes
+        most = self.max_body_bytes
         declared = call.headers.get(b"content-length", b"")
         size, parts, more = int(declared) if declared.isdigit() else 0, list[bytes](), True
         while more and size <= most:
@@ -251,7 +252,7 @@ def _check(call: Call, content: bytes) -> None:
     if call.method != "POST":
         raise BadRequestError(f"method {call.method}. Allowed: POST", 405)
     headers = call.headers
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
         raise BadRequestError("content-encoding: allowed is identity", 415)
     given = headers.get(b"content-type", content)  # tritonclient names none
     if given == content:
@@ -264,8 +265,10 @@ def _check(call: Call, content: bytes) -> None:
 
 def _patience(headers: dict[bytes, bytes]) -> float | None:
     """For how many seconds the gateway waits; None where it does not say."""
-    given = headers.get(_PATIENCE)
-    return int(given) / 1000 if given is not None and given.isdigit() and len(given) < 10 else None
+    if _PATIENCE not in headers:
+        return None
+    given = headers[_PATIENCE]
+    return int(given) / 1000 if given.isdigit() and len(given) < 10 else None
 
 
 def _explained(error: BadRequestError) -> Headers:

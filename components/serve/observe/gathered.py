@@ -34,8 +34,8 @@ class Gathered(Generic[Item]):
     def add(self, item: Item, numbers: int) -> None:
         """Takes an item that holds so many numbers."""
         self._items.append(item)
-        self._numbers += numbers
-        if len(self._items) >= _ITEMS or self._numbers >= _NUMBERS:
+        self._numbers += numbers + _NUMBERS // _ITEMS
+        if self._numbers >= _NUMBERS:
             self.count()
 
     def count(self) -> None:
