@@ -52,7 +52,7 @@ setup(
         "scipy>=1.11",
         "threadpoolctl>=3",
         "onnx>=1.17",
-        "onnxruntime>=1.20",
+        "onnxruntime>=1.21",
         "onnxscript>=0.5",
         "skl2onnx>=1.18",
         "skops>=0.11",

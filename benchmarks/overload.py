@@ -3,7 +3,8 @@
 Run: `python benchmarks/overload.py [--json]`. The load comes from this process, at random times (Poisson) where it is
 too much, over HTTP (V1) and over gRPC, without a gateway. Over HTTP this process cannot send three times what the
 predictor answers of the small model: `asked_per_s` says what it sent. Over gRPC it can, with frames that are made once
-(`frames.py`); a connection holds back what is more than the server lets it send at a time, as gRPC's clients do.
+(`tests/serve/grpc_frames.py`); a connection holds back what is more than the server lets it send at a time, as those of
+gRPC's clients do.
 """
 
 import argparse
@@ -19,12 +20,11 @@ sys.path[:0] = [
     *map(str, (Path(__file__).parent, Path(__file__).parent / "contenders")),
 ]
 
-import frames  # noqa: E402
 from asked import sample, v1, write_iris  # noqa: E402
 from iris import NAMES  # noqa: E402
 from serving import Contender, serving, table  # noqa: E402
 
-from tests.serve import grpc_load  # noqa: E402
+from tests.serve import grpc_frames, grpc_load  # noqa: E402
 from tests.serve.http_load import Load, closed, opened  # noqa: E402
 from tests.serve.test_overload import write_slow  # noqa: E402
 
@@ -59,7 +59,7 @@ def overloaded(folder: Path) -> list[dict[str, Any]]:
             found += [row(model, "V1", "at capacity", full), row(model, "V1", "3 times that", over)]
             called = call(model, names)
             full = grpc_load.closed(address, called, many, queue)
-            over = frames.opened(server.grpc_port, METHOD, called, 3 * full.statuses[200] / full.wall, 3)
+            over = grpc_frames.opened(server.grpc_port, METHOD, called, 3 * full.statuses[200] / full.wall, 3)
             found += [row(model, "gRPC", "at capacity", full), row(model, "gRPC", "3 times that", over)]
     return found
 
@@ -77,15 +77,15 @@ def call(model: str, names: Sequence[str]) -> bytes:
 def row(model: str, protocol: str, name: str, load: Load) -> dict[str, Any]:
     """What came of a load."""
     statuses, (p50, p99) = load.statuses, load.quantiles(0.5, 0.99)
-    others = statuses[200] + statuses[frames.REFUSED] + statuses[frames.HELD_BACK]
+    others = statuses[200] + statuses[grpc_frames.REFUSED] + statuses[grpc_frames.HELD_BACK]
     return {
         "model": model,
         "protocol": protocol,
         "load": name,
         "asked_per_s": round(sum(statuses.values()) / load.wall),
         "answered_per_s": round(statuses[200] / load.wall),
-        "refused": statuses[frames.REFUSED],
-        "held_back": statuses[frames.HELD_BACK],
+        "refused": statuses[grpc_frames.REFUSED],
+        "held_back": statuses[grpc_frames.HELD_BACK],
         "failed": sum(statuses.values()) - others,
         "p50_ms": round(1e3 * p50, 2),
         "p99_ms": round(1e3 * p99, 2),

@@ -33,6 +33,7 @@ SHARES = (5, 25, 50)
 HARMS = (0.02, 0.03, 0.05, 0.1, 1.0)
 CUTS = [place / 20 for place in range(1, 21)]
 BUCKETS = np.diff(beta.cdf([0, *CUTS], 1, 5))  # of the scores of rare events
+BEFORE = 5000  # requests of the stable model in the step before 100 %
 MOST, MEAN = 50, 5  # requests of one user, at most and on average
 
 Array = np.ndarray
@@ -222,6 +223,7 @@ def usual(counts: Counts, random: np.random.Generator, n: int, **rates: float) -
     of = {"failures": BASE, "stale/view": 0.03, "spread": 5.0, **rates}
     drawn = random.multinomial(n, np.diff(beta.cdf([0, *CUTS], 1, of["spread"])))
     counts["requests"] += n
+    counts["sent"] += n
     counts["looked_up/view"] += n
     for name in ("failures", "stale/view"):
         counts[name] += int(random.binomial(n, of[name]))
@@ -231,14 +233,18 @@ def usual(counts: Counts, random: np.random.Generator, n: int, **rates: float) -
 
 
 def decided(percent: int, count: int, limits: Limits, look: int = LOOK, **harm: float) -> dict[str, float]:
-    """The library's own decisions on one step of a canary with other rates or scores."""
+    """The library's own decisions on one step of a canary with other rates or scores.
+
+    A shadow (0 %) is sent every request too; at 100 % stable's figures are those of `BEFORE` requests before the step.
+    """
     outcomes, delays, worst = list[str](), list[int](), list[float]()
     for seed in range(count):
         random = np.random.default_rng(1000 * percent + seed)
         counts, outcome, requests = {STABLE: Counts(), CANARY: Counts()}, "inconclusive", 0
+        usual(counts[STABLE], random, BEFORE if percent == 100 else 0)
         while outcome == "inconclusive" and requests < REQUESTS:
-            mine = int(random.binomial(look, percent / 100))
-            usual(counts[STABLE], random, look - mine)
+            mine = int(random.binomial(look, percent / 100)) if percent else look
+            usual(counts[STABLE], random, look - mine if percent else look)
             usual(counts[CANARY], random, mine, **harm)
             requests += look
             outcome = judge(Seen(counts, percent), limits, {}).outcome
@@ -313,6 +319,10 @@ def cases(count: int, few: int) -> Iterator[tuple[str, dict[str, float]]]:
     for percent in SHARES:
         yield f"A/A, decisions, {percent} %", decided(percent, few, LIMITS, look=250)
         yield f"scores as of frequent events, {percent} %", decided(percent, few, LIMITS, look=250, spread=1.0)
+    for percent, name in ((0, "shadow"), (100, "100 %")):
+        yield f"A/A, decisions, {name}", decided(percent, count, LIMITS, look=250)
+        for rate in HARMS:
+            yield f"{rate:.0%} failures, {name}", decided(percent, few, fast, failures=rate)
     for percent in SHARES:
         yield f"A/A, sticky users, {percent} %", sticky(percent, count // 2)
 

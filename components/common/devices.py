@@ -56,6 +56,7 @@ def onnx_providers(choice: Device, graph: bytes) -> list[str]:
     if choice == "auto" and not any(name in graph for name in _MATRICES):
         log.info("device auto: the graph multiplies no matrices, it stays on the cpu")
         return [_CPU]
+    ort.preload_dlls()  # CUDA's libraries, where pip has installed them; elsewhere the system finds them
     return [CUDA, _CPU]
 
 

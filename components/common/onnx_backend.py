@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 FEW = 32  # rows
+# Ampere and later would multiply with 10 bits of mantissa: then a package does not reproduce its own examples.
+_OPTIONS = {CUDA: {"use_tf32": "0"}}
 
 
 class OnnxBackend:
@@ -58,8 +60,9 @@ class OnnxBackend:
 
     @property
     def _bindable(self) -> bool:
-        shape = next(node.shape for node in self._session.get_outputs() if node.name == self._outputs[0])
-        return self.widths.keys() == {"numeric"} and len(shape) == 2 and isinstance(shape[1], int)
+        out = next(node for node in self._session.get_outputs() if node.name == self._outputs[0])
+        fixed = len(out.shape) == 2 and isinstance(out.shape[1], int) and out.type == "tensor(float)"
+        return fixed and self.widths.keys() == {"numeric"}
 
 
 class Buffers:
@@ -169,7 +172,7 @@ def _open(graph: bytes, threads: int, device: Device) -> Any:
     options.log_severity_level = 3
     providers = onnx_providers(device, graph)
     try:
-        session = ort.InferenceSession(graph, options, providers=providers)
+        session = ort.InferenceSession(graph, options, providers=[(each, _OPTIONS.get(each, {})) for each in providers])
     except Exception as error:  # ONNX Runtime's errors share no base
         raise PackageError(f"ONNX Runtime refuses the graph: {error}", remedy="Train the model again") from error
     check_providers(device, providers, session.get_providers())

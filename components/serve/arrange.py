@@ -65,7 +65,7 @@ class Arranger:
         self._width, self._strings = len(signature.numeric), len(signature.categorical)
         columns = enumerate(self._dtypes.items())
         self._by_place = self._groups([(name, dtype, at, "", _bound(dtype, "INT64")) for at, (name, dtype) in columns])
-        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Group]] = {}
+        self._plans: dict[tuple[tuple[str | None, ...], tuple[str, ...]], list[_Group]] = {}
 
     def rows(self, instances: list[tuple[Any, ...]]) -> Inputs | None:
         """Arranges the instances of a V1 request, as `Forms.rows` gives them; None where a number is too large."""
@@ -74,7 +74,7 @@ class Arranger:
         return self._arranged(groups, picked, len(instances), _from_rows)
 
     def typed(
-        self, names: tuple[str, ...], datatypes: tuple[str, ...], rows: int, values: Sequence[Any]
+        self, names: tuple[str | None, ...], datatypes: tuple[str, ...], rows: int, values: Sequence[Any]
     ) -> Inputs | None:
         """Arranges tensors as `Forms.tensors` gives them; None where they are not plain."""
         plan = self._plan(names, datatypes)
@@ -107,18 +107,19 @@ class Arranger:
             for group, part in zip(plan, picked, strict=True)
         ):
             return None
-        return self._arranged(plan, picked, rows, _from_columns)
+        return self._arranged(plan, picked, rows, _from_lists)
 
-    def _plan(self, names: tuple[str, ...], datatypes: tuple[str, ...]) -> list[_Group] | None:
+    def _plan(self, names: tuple[str | None, ...], datatypes: tuple[str, ...]) -> list[_Group] | None:
         plan = self._plans.get((names, datatypes))
         if plan is None:
-            if len(names) != len(self._dtypes) or set(names) != self._dtypes.keys():
+            known = [name for name in names if name in self._dtypes]
+            if len(known) != len(names) or len(known) != len(self._dtypes) or len(set(known)) != len(known):
                 return None
-            if not all(kind in DATATYPES[self._dtypes[name]] for name, kind in zip(names, datatypes, strict=True)):
+            dtypes = [self._dtypes[name] for name in known]
+            if not all(kind in DATATYPES[dtype] for dtype, kind in zip(dtypes, datatypes, strict=True)):
                 return None
-            dtypes = [self._dtypes[name] for name in names]
             bounds = map(_bound, dtypes, datatypes)
-            plan = self._groups(list(zip(names, dtypes, range(len(names)), datatypes, bounds, strict=True)))
+            plan = self._groups(list(zip(known, dtypes, range(len(known)), datatypes, bounds, strict=True)))
             if len(self._plans) < _PLANS:
                 self._plans[names, datatypes] = plan
         return plan
@@ -147,7 +148,7 @@ class Arranger:
         rows: int,
         convert: Callable[[_Group, Any, int], np.ndarray | None],
     ) -> Inputs | None:
-        if len(groups) == 1:
+        if len(groups) == 1 and groups[0].all:
             matrix = convert(groups[0], picked[0], rows)
             if matrix is None or groups[0].dtype != "string":
                 return None if matrix is None else Inputs(self._layout, matrix)
@@ -217,6 +218,12 @@ def _from_columns(group: _Group, columns: Sequence[list[Any]], rows: int) -> np.
     return np.ascontiguousarray(flat.reshape(-1, rows).T)
 
 
+def _from_lists(group: _Group, columns: Sequence[list[Any]], rows: int) -> np.ndarray | None:
+    matrix = _from_columns(group, columns, rows)
+    # Unlike JSON, gRPC has infinite numbers, and NaN.
+    return matrix if matrix is None or matrix.dtype == object or _within(matrix, LARGEST) else None
+
+
 def _flat(dtype: str, bound: float, values: list[Any]) -> np.ndarray | None:
     """Values of one dtype as an array [N]; None where a number is out of its range."""
     if dtype in _OBJECTS:
@@ -230,7 +237,10 @@ def _flat(dtype: str, bound: float, values: list[Any]) -> np.ndarray | None:
             return None
         except struct.error:
             pass  # some are null
-    wide = np.array(values, np.float64)
+    try:
+        wide = np.array(values, np.float64)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
     return wide.astype(np.float32) if _within(wide, bound) else None
 
 
@@ -251,8 +261,11 @@ def _from_bytes(group: _Group, values: Sequence[bytes], rows: int) -> np.ndarray
     numbers = np.frombuffer(b"".join(values), kind)
     if group.kind == "BOOL" and numbers.max() > 1:
         return None
-    if group.dtype == "float32" and not _within(numbers, LARGEST):
-        return None
+    if group.dtype == "float32":
+        if not _within(numbers, LARGEST):
+            return None
+    else:
+        numbers = numbers.astype(np.float64)  # as all others, so that whole numbers are rounded alike
     return np.ascontiguousarray(numbers.reshape(-1, rows).T, np.float32)
 
 

@@ -32,6 +32,7 @@ _ACCEPTED = {
     WHOLE_KEY: ("INT32", "INT64"),
 }
 _WHOLE_MAX = 2.0**63
+_LONGEST = 4000  # characters of a message: it may repeat what a caller sent, and gRPC sends it as a header
 
 
 class BadRequestError(Exception):
@@ -43,7 +44,7 @@ class BadRequestError(Exception):
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
         self.status = status
 
 
@@ -134,7 +135,7 @@ def from_json(name: str, datatype: str, values: list[Any]) -> "np.ndarray":
     found = set(map(type, values))
     if not found <= {*allowed, type(None)}:
         row = next(i for i, value in enumerate(values) if type(value) not in {*allowed, type(None)})
-        raise BadRequestError(f"{name}: row {row} is {_shown(values[row])}. Allowed: {_JSON_NAMES[datatype]} or null")
+        raise BadRequestError(f"{name}: row {row} is {shown(values[row])}. Allowed: {_JSON_NAMES[datatype]} or null")
     if datatype == "BYTES":
         return np.array(values, dtype=object)
     holes = type(None) in found
@@ -199,7 +200,7 @@ def fit(name: str, dtype: str, datatype: str, values: "np.ndarray") -> "np.ndarr
         bad, allowed = ~np.isnan(numbers) & ~whole, "whole numbers within INT64"
     if bad.any():
         row = int(bad.argmax())
-        raise BadRequestError(f"{name}: row {row} is {_shown(numbers[row].item())}. Allowed: {allowed}")
+        raise BadRequestError(f"{name}: row {row} is {shown(numbers[row].item())}. Allowed: {allowed}")
     return numbers.astype(np.float32)
 
 
@@ -243,10 +244,13 @@ def _check_range(name: str, datatype: str, values: list[Any]) -> None:
 def _listed(names: frozenset[str] | set[str]) -> str:
     few = sorted(names)
     more = f" and {len(few) - 8} more" if len(few) > 8 else ""
-    return ", ".join(_shown(name) for name in few[:8]) + more
+    return ", ".join(shown(name) for name in few[:8]) + more
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of a request as an error shows it; of lists and objects no more than that they are such."""
+    if isinstance(value, (list, dict)):  # `repr` of a deeply nested one fails
+        return "a list" if isinstance(value, list) else "an object"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fti.common.errors import FtiError
+from fti.serve.admission import DeadlineError
 from fti.serve.answers import V1Answers, V2Answers, encode_features
 from fti.serve.columns import BadRequestError
 from fti.serve.explain.explainer import encode as encode_explanations
@@ -206,8 +207,11 @@ class Front:
     async def _body(self, call: Call, deadline: float) -> bytes:
         if isinstance(call.body, bytes):
             return call.body
-        async with self._model.admission.until(deadline):
-            return await self._read(call, call.body)
+        try:
+            async with self._model.admission.until(deadline):
+                return await self._read(call, call.body)
+        except DeadlineError as error:  # of its caller's making
+            raise UnreadBodyError("the body did not come before the deadline", 408) from error
 
     async def _read(self, call: Call, receive: Receive) -> bytes:
         most = self.max_body_bytes

@@ -131,9 +131,9 @@ def of_rows(rows: object, shapes: Sequence[Any]) -> bool:
 
 
 def alike(rows: int, shapes: Sequence[list[int]]) -> bool:
-    """Whether all shapes are [N] or [N, 1], with N > 0."""
+    """Whether all shapes are [N] or [N, 1], with N > 0, as far as INT64 goes."""
     alone = shapes.count([rows])
-    return rows > 0 and (alone == len(shapes) or alone + shapes.count([rows, 1]) == len(shapes))
+    return 0 < rows < 2**63 and (alone == len(shapes) or alone + shapes.count([rows, 1]) == len(shapes))
 
 
 def _outputs(raw: object, known: "frozenset[str]", binary: bool) -> dict[str, bool]:
@@ -157,7 +157,9 @@ def _without_harmless(parameters: object) -> object:
         return parameters
     for name in parameters.keys() & HARMLESS:
         if type(parameters[name]) not in {int, bool, str}:
-            raise BadRequestError(f"parameters: {name}: a {kind(parameters[name])}. Allowed: a number, boolean or text")
+            raise BadRequestError(
+                f"parameters: {name}: a {kind(parameters[name])}. Allowed: a whole number, boolean or text"
+            )
     return {name: value for name, value in parameters.items() if name not in HARMLESS}
 
 

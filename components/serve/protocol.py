@@ -4,13 +4,14 @@ What is malformed, mis-shaped, mis-typed, unknown or missing raises `BadRequestE
 See the Open Inference Protocol, with its binary tensor data extension.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fti.common.inputs import Inputs
 from fti.serve.arrange import keyed_columns
-from fti.serve.columns import DATATYPES, BadRequestError, Schema, fit, from_bytes, from_json
+from fti.serve.columns import DATATYPES, BadRequestError, Schema, fit, from_bytes, from_json, shown
 from fti.serve.heads import Binary, Head, alike, head_of, kind, of_rows, only, parsed, read_head
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def columns_of(tensors: Sequence[Tensor], schema: Schema) -> "tuple[Mapping[str,
         if inputs is not None:
             return inputs, rows
     if len(set(names)) != len(names):
-        raise BadRequestError(f"inputs: {next(n for n in names if names.count(n) > 1)!r} comes twice")
+        (twice, _), *_ = Counter(names).most_common(1)
+        raise BadRequestError(f"inputs: {twice[:60]!r} comes twice")
     form = schema.form(frozenset(names), "inputs")
     columns = {}
     for tensor in tensors:
@@ -230,5 +232,5 @@ def _binary_size(parameters: object, name: str) -> int | None:
     only(parameters, {"binary_data_size"}, f"{name}: parameters")
     size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
-        raise BadRequestError(f"{name}: binary_data_size: {size!r}. Allowed: a whole number of bytes")
+        raise BadRequestError(f"{name}: binary_data_size: {shown(size)}. Allowed: a whole number of bytes")
     return size

@@ -2,12 +2,14 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from fti.common.devices import CUDA, check_providers, onnx_providers, torch_device
 from fti.common.errors import ConfigError
@@ -49,6 +51,29 @@ def test_with_cuda_auto_takes_it_for_matrices_alone(monkeypatch: pytest.MonkeyPa
     assert onnx_providers("auto", trees) == [CPU]
     assert onnx_providers("cuda", trees) == [CUDA, CPU]
     assert onnx_providers("cpu", tiny.softmax_graph()) == [CPU]
+
+
+def test_cuda_multiplies_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a package would not reproduce its own examples."""
+    opened: list[tuple[str, dict[str, str]]] = []
+
+    def session(graph: bytes, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
+        opened.extend(providers)
+        return SESSION
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    OnnxBackend(tiny.softmax_graph(), "probability", device="auto")
+    assert opened == [(CUDA, {"use_tf32": "0"}), (CPU, {})]
+
+
+def test_a_graph_of_doubles_runs_with_few_rows_as_with_many() -> None:
+    nodes = [helper.make_node("Cast", ["numeric"], ["value"], to=TensorProto.DOUBLE)]
+    given = helper.make_tensor_value_info("numeric", TensorProto.FLOAT, [None, 1])
+    out = helper.make_tensor_value_info("value", TensorProto.DOUBLE, [None, 1])
+    backend = OnnxBackend(tiny._graph(nodes, [given], [out], []), "value", threads=1)
+    for rows in (1, FEW + 1):
+        np.testing.assert_array_equal(backend.run({"numeric": np.ones((rows, 1), np.float32)}), np.ones((rows, 1)))
 
 
 def test_a_gpu_that_does_not_start_is_told_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -155,7 +155,7 @@ BAD_V1: list[tuple[Any, str]] = [
     ({"instances": [{**ROW, "speed": 1}]}, "unknown 'speed'"),
     ({"instances": [ROW, {k: v for k, v in ROW.items() if k != "month"}]}, r"instances\[1\]: missing 'month'"),
     ({"instances": [{**ROW, "distance": "far"}]}, "distance: row 0 is 'far'"),
-    ({"instances": [ROW, {**ROW, "distance": [1.0]}]}, r"distance: row 1 is \[1.0\]"),
+    ({"instances": [ROW, {**ROW, "distance": [1.0]}]}, "distance: row 1 is a list"),
     ({"instances": [{**ROW, "distance": True}]}, "distance: row 0 is True"),
     ({"instances": [{**ROW, "distance": 1e300}]}, "distance: row 0 is 1e\\+300.*finite"),
     ({"instances": [{**ROW, "month": 7.5}]}, "month: row 0 is 7.5"),

@@ -7,29 +7,26 @@ So requests are gathered, and counted when there are many of them, or when someo
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
 _ITEMS, _NUMBERS = 1024, 16_384  # held back at most: how long it takes to count them, and their memory
-_all: "dict[tuple[str, ...], Gathered[object]]" = {}
+_all: "list[Gathered[Any]]" = []
 
 
 class Gathered(Generic[Item]):
     """Gathers what is to be counted.
 
     Args:
-        labels: Whose it is. What was gathered under the same labels before is counted now.
         count: Counts items.
     """
 
-    def __init__(self, labels: tuple[str, ...], count: Callable[[list[Item]], None]) -> None:
+    def __init__(self, count: Callable[[list[Item]], None]) -> None:
         self._count = count
         self._items: list[Item] = []
         self._numbers, self._lock = 0, Lock()
-        if labels in _all:
-            _all[labels].count()
-        _all[labels] = self  # type: ignore[assignment]  # whose items matter to nobody here
+        _all.append(self)
 
     def add(self, item: Item, numbers: int) -> None:
         """Takes an item that holds so many numbers."""
@@ -50,5 +47,5 @@ class Gathered(Generic[Item]):
 
 def count_all() -> None:
     """Counts all that is gathered: to be called before anyone reads."""
-    for gathered in list(_all.values()):
+    for gathered in list(_all):
         gathered.count()

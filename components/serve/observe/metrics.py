@@ -1,6 +1,7 @@
 """What the predictor counts, beside KServe's own metrics, at `/metrics`. docs/observability.md lists them.
 
-Everything is counted by the thread of the event loop. Labels are resolved when a predictor starts, not per request.
+Requests are counted by the thread of the event loop, or by one that reads (`gathered.py`); all else by the former.
+Labels are resolved when a predictor starts, not per request.
 """
 
 import math
@@ -183,7 +184,7 @@ class Metrics:
         self._kserve = _PREDICT_SECONDS.labels((name,), Histogram.DEFAULT_BUCKETS[:-1])
         self._scores = [_SCORE.labels((*labels, asked), score_bounds) for asked in _ASKED]
         self._score_of = partial(score_of, signature)
-        self._answered: Gathered[_Answered] = Gathered(labels, self._count)
+        self._answered: Gathered[_Answered] = Gathered(self._count)
         self._names: Names | None = None
         self._views: list[list[tuple[list[tuple[str, ...]], Buckets]]] = []
         self._logged = {each: _LOGGED.labels(*labels, each) for each in ("written", "dropped", "sampled_out")}

