@@ -65,7 +65,8 @@ def rollout_command(service: str, steps: str, **options: Any) -> None:
 
     Figures come from `fti serve`, which must run here, or from Prometheus, where FTI_PROMETHEUS_URL names one. Each
     step lasts until the canary is shown to be no worse than the margins, or to be worse. The statistics stay valid
-    however often one looks. Interrupted, the same command goes on where it was.
+    however often one looks. Interrupted, the same command goes on where it was. After the end it says again how
+    that was, as long as no other model is stable, and writes the report anew.
 
     Exit codes: 0 promoted; 1 an error; 3 held, without evidence or interrupted; 4 rolled back; 5 superseded by a push.
     """

@@ -103,7 +103,7 @@ def _parsed(rows: Any) -> list[dict[str, Any]]:
 @click.command("promote")
 @click.argument("service")
 def promote_command(service: str) -> None:
-    """Make a service's canary its stable model. Safe to repeat."""
+    """Make a service's canary its stable model, and sign it in the record of its rollout. Safe to repeat."""
     from fti.push.traffic import promote
 
     _end_trial(service, promote, "the canary is stable now")
@@ -112,20 +112,28 @@ def promote_command(service: str) -> None:
 @click.command("rollback")
 @click.argument("service")
 def rollback_command(service: str) -> None:
-    """Take a service's canary away; the stable model gets all of the traffic. Safe to repeat."""
+    """Take a service's canary away, and sign it in the record of its rollout. Safe to repeat.
+
+    The stable model gets all of the traffic.
+    """
     from fti.push.traffic import rollback
 
     _end_trial(service, rollback, "the canary is gone")
 
 
 def _end_trial(service: str, end: Callable[[str, Settings], bool], done: str) -> None:
+    from fti.common.inference_service import read_service
+    from fti.rollout.endings import note_by_hand
     from fti.serve.local.status import wait_in_sync
 
     settings = Settings.from_env()
+    before = read_service(service, settings)
     ended = end(service, settings)
     served = settings.serving != LOCAL or wait_in_sync(service, settings)  # a cluster has done it by now
     where = "and it is served so" if served else "`fti serve` takes it over"
     click.echo(f"{service}: {done}, {where}." if ended else f"{service} has no canary; nothing to do.")
+    if said := note_by_hand(service, before, settings):  # after the traffic: the record holds nothing up
+        click.echo(said)
 
 
 @click.command("status")
@@ -156,6 +164,7 @@ def _described(state: dict[str, Any]) -> str:
             same = {key: live.get(key) for key in desired} == desired and live.get("ready")
             state_now = "ready" if same else "not yet served" if state["pid"] else "pushed"
             lines.append(f"  {variant:<7} {desired['percent']:>3} %  {desired['revision']}  {state_now}")
+        lines += [f"  warning: {warning}" for warning in service.get("warnings", [])]
         if actual.get("kept"):
             lines.append(f"  earlier          {actual['kept']}  kept to take over again")
         if state["pid"] and not service["in_sync"]:

@@ -1,5 +1,6 @@
 """Counters of a variant, by name, and how much they grow from look to look."""
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
@@ -37,6 +38,25 @@ class Counts(dict[str, int]):
     def histogram(self, name: str) -> list[tuple[float, int]]:
         """(upper bound, cumulative count) of one group, rising."""
         return sorted((float(bound), count) for bound, count in self.group(name).items())
+
+
+def quantile(histogram: list[tuple[float, int]], q: float) -> float | None:
+    """A quantile as Prometheus' `histogram_quantile` estimates it: linear within a bucket, the first begins at 0.
+
+    Args:
+        histogram: (upper bound, cumulative count), rising; the last bound is infinite.
+        q: Which, above 0 and up to 1.
+
+    Returns:
+        Of what lies above the last finite bound that bound; None where nothing was counted.
+    """
+    total = histogram[-1][1] if histogram else 0
+    low, before = 0.0, 0
+    for bound, count in histogram:
+        if total and count >= q * total:
+            return low + (bound - low) * (q * total - before) / (count - before) if math.isfinite(bound) else low
+        low, before = bound, count
+    return None
 
 
 class Odometer(Generic[Series]):

@@ -10,6 +10,7 @@ from fti.rollout.counters import REQUESTS
 from fti.rollout.record import Record, now
 from fti.rollout.rules import Judgement
 
+BY_HAND = "by hand"  # the state of what a person decided
 _POINTS = 200  # of the history, for the report
 
 
@@ -31,11 +32,13 @@ def as_json(value: object) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def described(record: Record, decision: str, reason: str, judgement: Judgement | None) -> dict[str, object]:
+def described(
+    record: Record, decision: str, reason: str, judgement: Judgement | None, *, by_hand: bool = False
+) -> dict[str, object]:
     """A decision on a record's step, with all that it stands on."""
     return {
         "decision": decision,
-        "state": judgement.outcome if judgement else "none",
+        "state": BY_HAND if by_hand else judgement.outcome if judgement else "none",
         "percent": record.steps[record.step],
         "since": record.step_started,
         "reason": reason,

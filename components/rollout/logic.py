@@ -23,6 +23,7 @@ from fti.common.storage import read_text
 from fti.push.traffic import locked, promote, rollback
 from fti.rollout.archive import archive_of, check_shared
 from fti.rollout.counters import NAMED, Counts
+from fti.rollout.endings import ended_record, settle
 from fti.rollout.findings import Seen
 from fti.rollout.journal import as_json, described, remember, user
 from fti.rollout.metrics import Metrics, Reading
@@ -35,15 +36,12 @@ from fti.rollout.record import (
     RUNNING,
     SUPERSEDED,
     Record,
-    interrupted_record,
     now,
     open_record,
 )
 from fti.rollout.rules import MOST_OF_UNIT, Judgement, judge
 
 log = logging.getLogger(__name__)
-
-_ANOTHER = "another model or share was pushed, or the canary taken away"
 
 Tell = Callable[[Record, Judgement | None], None]
 
@@ -72,7 +70,7 @@ class Rollout:
         self._outcomes = OutcomeSource(plan.limits.goal, settings)
 
     def run(self, stop: Event) -> Record:
-        """Rolls out. Interrupted at any time, it goes on where it was when it is run again.
+        """Rolls out. Run again after an interruption it goes on where it was; after its end it says how that was.
 
         Args:
             stop: Leaves everything as it is when it is set.
@@ -94,14 +92,10 @@ class Rollout:
             return record
 
     def _begin(self) -> Record:
-        """The record of a new rollout, or of the one that was interrupted."""
+        """The record of a new rollout, of the one that was interrupted, or of the one that has led to what is now."""
         current = read_service(self._service, self._settings)
-        if current is not None and current.canary is None:
-            record = interrupted_record(self._service, self._settings)
-            if record and current.stable.digest in {record.canary, record.stable}:  # only its last word is missing
-                ended = PROMOTED if current.stable.digest == record.canary else ROLLED_BACK
-                self._end(record, ended, "the traffic had been moved when the rollout was interrupted")
-                return record
+        if current and not current.canary and (ended := ended_record(current, self._settings, self._who)):
+            return ended
         if current is None or current.canary is None:
             raise ConfigError(
                 f"{self._service} has no canary",
@@ -145,7 +139,7 @@ class Rollout:
             judgement = None
             try:
                 if not self._keep_share(record, wait=not in_force):
-                    return self._end(record, SUPERSEDED, _ANOTHER)
+                    return settle(record, read_service(record.service, self._settings), self._who)
                 if not in_force:  # a cluster may take minutes to split its traffic
                     in_force, seen, began = True, monotonic(), monotonic()
                 judgement = self._look(record)
@@ -159,7 +153,7 @@ class Rollout:
                 self._tell(record, None)
             if monotonic() - seen > plan.missing_seconds:
                 try:
-                    return self._take_back(record, f"no figures for {plan.missing_seconds:.0f} s", None)
+                    return self._move(record, ROLLED_BACK, f"no figures for {plan.missing_seconds:.0f} s")
                 except (BusyError, ServingError, StorageError) as error:  # what took the figures may stand in the way
                     log.warning("%s: not yet taken back: %s", record.service, error)
             if monotonic() - began > plan.step_seconds:
@@ -190,7 +184,7 @@ class Rollout:
                 write_service(replace(service, canary_percent=percent, shadow=shadow), self._settings)
             elif wait:
                 wait_in_force(service, self._settings)
-        record.share = wanted
+        record.share, record.intent = wanted, {}  # an end that could not be carried out may be another at this look
         return True
 
     def _look(self, record: Record) -> Judgement | None:
@@ -218,25 +212,33 @@ class Rollout:
 
     def _decide(self, record: Record, judgement: Judgement) -> None:
         if judgement.outcome != "success":
-            self._take_back(record, judgement.reason, judgement)
+            self._move(record, ROLLED_BACK, judgement.reason, judgement)
         elif record.step + 1 == len(record.steps):
-            record.save(self._settings)
-            moved = promote(record.service, self._settings, only=record.canary)
-            self._end(record, PROMOTED if moved else SUPERSEDED, judgement.reason if moved else _ANOTHER, judgement)
+            self._move(record, PROMOTED, judgement.reason, judgement)
         else:
             record.decide(described(record, "continue", judgement.reason, judgement), self._who)
             record.evidence |= {finding.name: finding.log_evidence for finding in judgement.findings}
             record.reference = record.counts[STABLE] if record.counts[STABLE] else record.reference
             record.step, record.step_started, record.counts = record.step + 1, "", {}
 
-    def _take_back(self, record: Record, reason: str, judgement: Judgement | None) -> None:
+    def _move(self, record: Record, phase: str, reason: str, judgement: Judgement | None = None) -> None:
+        """Ends it by moving the traffic, for good."""
+        change = promote if phase == PROMOTED else rollback
+        record.intend(described(record, phase, reason, judgement), self._who)
         record.save(self._settings)
-        moved = rollback(record.service, self._settings, only=record.canary)
-        self._end(record, ROLLED_BACK if moved else SUPERSEDED, reason if moved else _ANOTHER, judgement)
+        try:
+            moved = change(record.service, self._settings, only=record.canary)
+        except BusyError:
+            record.intent = {}  # refused: nothing was moved, whoever is busy there may do so
+            raise
+        if moved:
+            record.carry_out()
+        else:
+            record.intent = {}  # somebody was faster
+            settle(record, read_service(record.service, self._settings), self._who)
 
     def _end(self, record: Record, phase: str, reason: str, judgement: Judgement | None = None) -> None:
-        record.phase = phase
-        record.decide(described(record, phase, reason, judgement), self._who)
+        record.end(described(record, phase, reason, judgement), self._who)
 
 
 def _wanted(record: Record) -> tuple[int, bool]:

@@ -23,7 +23,7 @@ NAMES = (
     "fti_score_bucket",
     "fti_request_rows_bucket",
 )
-_OWN = {LOOKED_UP, STALE, SCORES, ROWS}
+_OWN = {LOOKED_UP, STALE, SCORES, ROWS, SECONDS}
 _HISTOGRAMS = {"fti_request_seconds_bucket": SECONDS, "fti_score_bucket": SCORES, "fti_request_rows_bucket": ROWS}
 
 Labels = tuple[tuple[str, str], ...]
@@ -49,7 +49,7 @@ def counted(samples: Mapping[tuple[str, Labels], int]) -> Counts:
 
 
 def own_counts(counts: Counts) -> Counts:
-    """What no gateway can count: rows, lookups and scores."""
+    """What no gateway can count: rows, lookups, scores and how long the predictor itself took."""
     return Counts({name: count for name, count in counts.items() if name.partition("/")[0] in _OWN})
 
 

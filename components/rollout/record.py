@@ -23,6 +23,7 @@ RUNNING, HELD = "running", "held"
 PROMOTED, ROLLED_BACK, SUPERSEDED = "promoted", "rolled_back", "superseded"
 _REMEDY = "Move it away; the rollout then begins anew"
 ENDS = {HELD, PROMOTED, ROLLED_BACK, SUPERSEDED}
+OPEN = {RUNNING, HELD}
 
 
 @dataclass
@@ -55,6 +56,8 @@ class Record:
         decisions: Every decision, each with the digest of the one before: none can be changed unnoticed. The first
             holds what the rollout began with.
         history: What was seen, for the report: a few hundred points at most.
+        intent: The decision that is being carried out: written before the traffic is moved, so that a kill in between
+            leaves no doubt whose move it was.
         kept: How it was kept last; no part of what is written.
     """
 
@@ -74,6 +77,7 @@ class Record:
     evidence: dict[str, float] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    intent: dict[str, Any] = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept, compare=False, repr=False)
 
     @property
@@ -89,13 +93,32 @@ class Record:
 
     def decide(self, decision: dict[str, Any], who: str) -> None:
         """Adds a decision: who and when, about which models made of which data, chained to the one before."""
+        self.decisions.append(self._linked(decision, who))
+        self.intent = {}
+
+    def end(self, decision: dict[str, Any], who: str) -> None:
+        """Adds a decision that ends the rollout."""
+        self.phase = decision["decision"]
+        self.decide(decision, who)
+
+    def intend(self, decision: dict[str, Any], who: str) -> None:
+        """Prepares a decision that ends the rollout, see `intent`."""
+        self.intent = self._linked(decision, who)
+
+    def carry_out(self) -> None:
+        """Adds the decision that was prepared: the traffic has been moved."""
+        self.phase = self.intent["decision"]
+        self.decisions.append(self.intent)
+        self.intent = {}
+
+    def _linked(self, decision: dict[str, Any], who: str) -> dict[str, Any]:
         before = self.decisions[-1]["digest"] if self.decisions else ""
         models = {
             variant: {"package": digest, "data": data_of(self.lineage[variant])}
             for variant, digest in ((CANARY, self.canary), (STABLE, self.stable))
         }
         linked = {"time": now(), "who": who, **decision, "models": models, "previous": before}
-        self.decisions.append({**linked, "digest": digest_of(linked)})
+        return {**linked, "digest": digest_of(linked)}
 
     def text(self) -> str:
         """The record as JSON."""
@@ -152,7 +175,7 @@ def open_record(service: str, canary: str, stable: str, settings: Settings) -> R
         ServingError: A record is damaged.
     """
     record = last_record(service, canary, settings, stable)
-    return record if record and record.phase in {RUNNING, HELD} else None
+    return record if record and record.phase in OPEN else None
 
 
 def last_record(service: str, canary: str, settings: Settings, stable: str = "") -> Record | None:
@@ -175,16 +198,15 @@ def _ending(canary: str) -> str:
     return f"-{canary[:12]}"
 
 
-def interrupted_record(service: str, settings: Settings) -> Record | None:
-    """The newest rollout of a service, if it was interrupted, or None.
+def newest_record(service: str, settings: Settings) -> Record | None:
+    """The newest rollout of a service, or None.
 
     Raises:
         ServingError: A record is damaged.
     """
     archive = archive_of(service, settings)
     names = archive.names()
-    record = _kept_record(archive, names[-1]) if names else None
-    return record if record and record.phase == RUNNING else None
+    return _kept_record(archive, names[-1]) if names else None
 
 
 def read(path: Path) -> Record:
@@ -225,7 +247,7 @@ class _ChangedError(Exception):
 
 def _check_chain(record: Record) -> None:
     before = ""
-    for decision in record.decisions:
+    for decision in [*record.decisions, *([record.intent] if record.intent else [])]:
         content = {key: value for key, value in decision.items() if key != "digest"}
         if content["previous"] != before or decision["digest"] != digest_of(content):
             raise _ChangedError("a decision was changed after it was made")

@@ -1,28 +1,29 @@
 """The HTML report of a rollout: traffic, the figures of both models with their bounds, and every decision."""
 
-import math
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from fti.common.report import BLUE, GREEN, GREY, ORANGE, RED, Report, new_figure
+from fti.common.inference_service import CANARY, STABLE
+from fti.common.report import Report
 from fti.common.settings import Settings
 from fti.rollout.archive import folder_of
-from fti.rollout.record import ENDS, Record, data_of
+from fti.rollout.counters import REQUESTS, SECONDS, Counts, quantile
+from fti.rollout.journal import BY_HAND
+from fti.rollout.plots import Point, band_plots, evidence_plot, requests_plot, traffic_plot
+from fti.rollout.record import PROMOTED, ROLLED_BACK, RUNNING, Record, data_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_GOOD = {"promoted": True, "rolled_back": False}
-_FEW = 10  # looks, of which each is marked, for a line between two is none
-_COLORS = (RED, GREEN, BLUE, ORANGE, "#CC79A7", "#56B4E9", "#000000")
+_GOOD = {PROMOTED: True, ROLLED_BACK: False}
+_QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 _NOTE = (
-    "Lines are figures within a step, bands all values that are not yet refuted. Evidence of harm above the limit "
-    "takes the canary back; of other scores only where they are also further apart than the margin."
+    "Lines are figures within a step, bands all values that are not yet refuted. Thin lines mark where a step begins, "
+    "and with it most counts. Evidence of harm above the limit takes the canary back; of other scores only where they "
+    "are also further apart than the margin."
 )
-
-Point = dict[str, Any]
+_LATENCIES = (
+    "As the predictors measure it, without the gateway. Estimated from histograms as Prometheus' histogram_quantile "
+    "does: by linear interpolation within a bucket, and no more than the last bucket's bound."
+)
 
 
 def write_report(record: Record, settings: Settings) -> Path:
@@ -34,31 +35,63 @@ def write_report(record: Record, settings: Settings) -> Path:
 
 def render(record: Record) -> Report:
     """The report of a rollout, ended or not."""
+    last = record.decisions[-1]
+    by_hand = last.get("state") == BY_HAND
+    hand = f" Decided by hand: {last['reason']} ({last['who']}, {last['time'][:19]} UTC)." if by_hand else ""
     report = Report(
         title=f"Rollout of {record.service}",
-        summary=f"Canary {record.canary[:12]} over stable {record.stable[:12]}, begun {record.started[:19]} UTC.",
-        verdict=record.phase.replace("_", " "),
+        summary=f"Canary {record.canary[:12]} over stable {record.stable[:12]}, begun {record.started[:19]} UTC.{hand}",
+        verdict=record.phase.replace("_", " ") + (" by hand" if by_hand else ""),
         good=_GOOD.get(record.phase),
     )
     report.facts({"steps": " → ".join(f"{step} %" for step in record.steps), **_totals(record)})
     _decisions(report, record)
     if record.history:
         _findings(report, record)
+        _latencies(report, record)
         report.heading("What was seen", _NOTE)
-        report.figures(_traffic(record), _requests(record), _evidence(record))
-        report.figures(*(_bands(record, name) for name in _names(record) if _is_known(record, name)))
+        report.figures(traffic_plot(record), requests_plot(record), evidence_plot(record))
+        plots, captions = band_plots(record)
+        report.figures(*plots, captions=captions)
     _provenance(report, record)
     return report
 
 
 def _totals(record: Record) -> dict[str, object]:
     """Requests of each variant over all steps."""
-    ended = [each["counts"] for each in record.decisions if each["decision"] in {"continue", *ENDS}]
-    counted = [*ended, *([record.counts] if record.phase == "running" else [])]
     return {
-        f"requests to {variant}": sum(counts.get(variant, {}).get("requests", 0) for counts in counted)
-        for variant in ("canary", "stable")
+        f"requests to {variant}": sum(counts[variant][REQUESTS] for _, counts in _steps(record))
+        for variant in (CANARY, STABLE)
     }
+
+
+def _steps(record: Record) -> list[tuple[int, dict[str, Counts]]]:
+    """Share and counts of each step; a step that was held and went on is one."""
+    counted: dict[tuple[int, str], Mapping[str, Mapping[str, int]]] = {
+        (each["percent"], each["since"]): each["counts"] for each in record.decisions if each.get("since")
+    }
+    if record.phase == RUNNING and record.step_started:
+        counted[record.steps[record.step], record.step_started] = record.counts
+    return [
+        (percent, {variant: Counts(of.get(variant, {})) for variant in (CANARY, STABLE)})
+        for (percent, _), of in counted.items()
+    ]
+
+
+def _latencies(report: Report, record: Record) -> None:
+    rows = [
+        (f"{percent} %", *(_milliseconds(counts[variant], q) for q in _QUANTILES.values() for variant in counts))
+        for percent, counts in _steps(record)
+        if any(counts[variant].group(SECONDS) for variant in counts)
+    ]
+    if rows:
+        report.heading("Latency", _LATENCIES)
+        report.table(["share", *(f"{name}, {variant}" for name in _QUANTILES for variant in (CANARY, STABLE))], rows)
+
+
+def _milliseconds(counts: Counts, q: float) -> str:
+    seconds = quantile(counts.histogram(SECONDS), q)
+    return "–" if seconds is None else f"{1000 * seconds:.3g}\u00a0ms"
 
 
 def _decisions(report: Report, record: Record) -> None:
@@ -122,104 +155,3 @@ def _provenance(report: Report, record: Record) -> None:
     asked |= {f"goal: {name}": value for name, value in (record.limits.get("goal") or {}).items()}
     rows += [[f"asked: {name.replace('_', ' ')}", value] for name, value in asked.items()]
     report.table(["", ""], rows)
-
-
-def _names(record: Record) -> list[str]:
-    """The findings, in the order in which they appeared."""
-    return list(dict.fromkeys(name for point in record.history for name in point["findings"]))
-
-
-def _is_known(record: Record, name: str) -> bool:
-    """Whether anything was ever seen of it."""
-    return any(band[0] is not None for point in record.history for band in [_of(point, name).get("canary", [None])])
-
-
-def _traffic(record: Record) -> "Figure":
-    figure = new_figure()
-    axes = figure.subplots()
-    times, unit = _times(record)
-    axes.step(times, [point["percent"] for point in record.history], where="post", color=ORANGE, linewidth=2)
-    axes.set(title="Traffic of the canary", xlabel=unit, ylabel="percent", ylim=(0, 105))
-    return figure
-
-
-def _requests(record: Record) -> "Figure":
-    figure = new_figure()
-    axes = figure.subplots()
-    times, unit = _times(record)
-    for variant, color in (("stable", BLUE), ("canary", ORANGE)):
-        counts = [point["requests"].get(variant, 0) for point in record.history]
-        axes.plot(times, counts, color=color, linewidth=2, label=variant)
-    axes.set(title="Requests within a step", xlabel=unit, ylim=(0, None))
-    axes.legend()
-    return figure
-
-
-def _evidence(record: Record) -> "Figure":
-    """Of harm, as far as it is counted in likelihood ratios."""
-    figure = new_figure()
-    axes = figure.subplots()
-    times, unit = _times(record)
-    tested = [name for name in _names(record) if any(_of(point, name).get("limit") for point in record.history)]
-    for place, name in enumerate(tested):
-        values = [_of(point, name).get("log_evidence", math.nan) / math.log(10) for point in record.history]
-        axes.plot(times, values, color=_COLORS[place % len(_COLORS)], linewidth=2, label=name)
-    limits = [_of(point, name).get("limit") for point in record.history for name in tested]
-    axes.axhline(
-        min((limit for limit in limits if limit), default=0) / math.log(10),
-        color=GREY,
-        linestyle="--",
-        linewidth=1,
-        label="limit",
-    )
-    axes.set(title="Evidence of harm", xlabel=unit, ylabel="log10 of the likelihood ratio")
-    axes.legend(fontsize=8)
-    return figure
-
-
-def _bands(record: Record, name: str) -> "Figure":
-    figure = new_figure()
-    axes = figure.subplots()
-    times, unit = _times(record)
-    last = next(point["findings"][name] for point in reversed(record.history) if name in point["findings"])
-    scale = 100 if last["percent"] else 1
-    for variant, color in (("stable", BLUE), ("canary", ORANGE)):
-        bands = [_of(point, name).get(variant) or [None] * 3 for point in record.history]
-        middle, low, high = ([scale * _number(band[at]) for band in bands] for at in range(3))
-        axes.plot(times, middle, color=color, linewidth=2, label=variant, marker="o" if len(times) < _FEW else "")
-        axes.fill_between(times, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.set(title=last["title"], xlabel=unit, ylabel="percent" if last["percent"] else "")
-    _zoom(axes, record, name, scale, from_zero=last["percent"])
-    axes.legend()
-    return figure
-
-
-def _zoom(axes: Any, record: Record, name: str, scale: float, *, from_zero: bool) -> None:
-    """Shows what the bands became, not how wide they began."""
-    later = [_of(point, name) for point in record.history[len(record.history) // 4 :]]
-    ends = [
-        scale * end
-        for finding in later
-        for variant in ("stable", "canary")
-        for end in (finding.get(variant) or [])[1:]
-        if end is not None and not (from_zero and end >= 1)
-    ]
-    if ends:
-        low, high = (0.0, max(1.0, *ends)) if from_zero else (min(ends), max(ends))
-        axes.set_ylim(low, high + 0.1 * (high - low))
-
-
-def _of(point: Point, name: str) -> Point:
-    found: Point = point["findings"].get(name, {})
-    return found
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _times(record: Record) -> tuple[list[float], str]:
-    """When each point was seen, since the first, and in which unit."""
-    begin = datetime.fromisoformat(record.history[0]["time"])
-    seconds = [(datetime.fromisoformat(point["time"]) - begin).total_seconds() for point in record.history]
-    return (seconds, "seconds") if seconds[-1] < 300 else ([each / 60 for each in seconds], "minutes")

@@ -10,11 +10,12 @@ from fti.common.errors import ServingError
 from fti.common.files import atomic_file
 from fti.common.inference_service import CANARY, STABLE, Service, read_service
 from fti.common.settings import Settings
+from fti.rollout.endings import settled_record
 from fti.rollout.journal import as_json, user
 from fti.rollout.logic import Rollout
 from fti.rollout.metrics import Metrics
 from fti.rollout.plan import Plan, check_plan
-from fti.rollout.record import PROMOTED, RUNNING, SUPERSEDED, Record, last_record, now
+from fti.rollout.record import PROMOTED, RUNNING, SUPERSEDED, Record, now
 from fti.rollout.report import render
 from fti.rollout.rules import Judgement
 from fti.rollout.sources import metrics_from
@@ -40,6 +41,7 @@ def roll_out(
 
     Raises:
         ConfigError: The plan cannot be followed, or nothing names where figures are.
+        BusyError: Another rollout of this service goes on.
         ServingError: The file is not push's, or the service is gone.
     """
     check_plan(plan)
@@ -49,7 +51,7 @@ def roll_out(
         raise ServingError(f"the service {pushed['service']} is gone", remedy="Push the model again")
     digest = pushed["digest"]
     if service.canary is None or service.canary.digest != digest:
-        ended = last_record(service.name, digest, settings)  # of a run before this one
+        ended = settled_record(service.name, digest, settings, who or user())  # of a run before this one
         return ended or _nothing_to_do(service, digest, plan, who or user())
     metrics = metrics or metrics_from(settings, plan.limits.latency_budget_ms)
     with stopped_by_signals() as stop:

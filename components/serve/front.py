@@ -123,7 +123,7 @@ class Front:
             return
         method, path = scope["method"], scope["path"]
         reads = method in {"GET", "HEAD"} and path not in self._routes and not path.startswith(REPOSITORY_PATH)
-        if reads and "/versions/" not in path:
+        if reads and "/versions/" not in path and b"model_version=" not in scope.get("query_string", b""):
             await self._kserve(scope, receive, self._signed(send))
             return
         await respond(await self.answer(Call(method, path, dict(scope["headers"]), receive)), send)
@@ -201,7 +201,7 @@ class Front:
             body = await self._body(call, math.inf)
             return await repository_answer(self._repository, call.method, call.path, body), []
         if call.method in {"GET", "HEAD"} and not asked:
-            raise BadRequestError("model versions have no paths of their own here", 404)
+            raise BadRequestError("model versions cannot be asked for one by one here", 404)
         raise BadRequestError(f"{call.path[:200]}: no such path. Allowed: {', '.join(self._routes)}", 404)
 
     async def _body(self, call: Call, deadline: float) -> bytes:

@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
-from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.grpc.servicer import InferenceServicer
 
@@ -17,7 +16,7 @@ from fti.serve.answers import output_datatypes, to_bytes
 from fti.serve.columns import BadRequestError
 from fti.serve.features import RefusedRowError
 from fti.serve.front import STATES_HEADER, STORE_FAILS
-from fti.serve.grpc_admission import OPTIONS, Shedding
+from fti.serve.grpc_admission import OPTIONS, Refusals, Shedding
 from fti.serve.heads import HARMLESS
 from fti.serve.model import PackagedModel
 from fti.serve.observe.observer import REQUEST_ID_HEADER, Observed, Observer
@@ -76,11 +75,14 @@ class StrictServicer(InferenceServicer):  # type: ignore[misc]  # kserve is unty
                 context.set_trailing_metadata(self._metadata(states, observed))
                 return answer
 
-    async def shed(self, metadata: Any, error: OverloadedError, context: Any) -> None:
-        """Refuses a prediction of which only the metadata have come."""
-        self.asked_at = monotonic()
-        with self.observer.grpc(_texts(metadata), "", INFER) as observed:
-            await self._refuse(context, error, observed)
+    async def refuse_unread(self, method: str, metadata: Any, error: BadRequestError, context: Any) -> None:
+        """Refuses a call of which only the metadata have come, or nothing that could be read."""
+        if method != INFER:  # only predictions are observed
+            await self._refuse(context, error)
+        else:
+            self.asked_at = monotonic()
+            with self.observer.grpc(_texts(metadata), "", INFER) as observed:
+                await self._refuse(context, error, observed)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Answers with the model's signature and revision."""
@@ -182,11 +184,12 @@ class LocalGrpcServer(GRPCServer):  # type: ignore[misc]
         most = self._model.admission.limits.max_body_bytes
         limits = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", MAX_BODY)]
         limits += [(_PENDING, _NO_LIMIT), (_HARD_LIMIT, _NO_LIMIT), ("grpc.max_concurrent_streams", _STREAMS)]
-        # It refuses callers who keep to that, while their earlier streams are being cleared away.
-        limits += [("grpc.http.overload_protection", 0)]
         # Without SO_REUSEPORT a second server on the port fails instead of stealing requests.
         options = [*limits, *OPTIONS, ("grpc.so_reuseport", 0)]
-        interceptors = (Shedding(self._model.admission, servicer.shed), ExceptionToStatusInterceptor())
+        interceptors = (
+            Shedding(self._model.admission, servicer.refuse_unread),
+            Refusals(servicer.refuse_unread),
+        )
         self._server = grpc.aio.server(interceptors=interceptors, options=options)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         self._server.add_insecure_port(self._address)

@@ -141,7 +141,7 @@ def columns_of(tensors: Sequence[Tensor], schema: Schema) -> "tuple[Mapping[str,
         if inputs is not None:
             return inputs, rows
     if len(set(names)) != len(names):
-        (twice, _), *_ = Counter(names).most_common(1)
+        twice: str = Counter(names).most_common(1)[0][0]
         raise BadRequestError(f"inputs: {twice[:60]!r} comes twice")
     form = schema.form(frozenset(names), "inputs")
     columns = {}

@@ -16,7 +16,9 @@ import pytest
 from fti.common.errors import BusyError, ConfigError, ServingError, StorageError
 from fti.common.inference_service import read_service
 from fti.common.settings import Settings
+from fti.push.traffic import promote
 from fti.rollout.archive import archive_of
+from fti.rollout.endings import note_by_hand
 from fti.rollout.logic import Rollout
 from fti.rollout.record import PROMOTED, RUNNING, Record, last_record, open_record
 from tests.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, object_store
@@ -127,6 +129,19 @@ def test_a_step_goes_on_where_one_in_another_pod_was(pods: tuple[Settings, Setti
     assert kept and kept.decisions == record.decisions
     service = read_service("late", second)
     assert service and service.canary is None and service.stable.digest == record.canary
+
+
+def test_who_promotes_by_hand_signs_in_the_store(pods: tuple[Settings, Settings]) -> None:
+    first, second = pods
+    with step(first) as process:
+        process.kill()
+    before = read_service("late", second)
+    promote("late", second)
+    said = note_by_hand("late", before, second, who="eve")
+    assert before and before.canary and said.startswith(f"Its rollout says so: {second.home}")
+    kept = last_record("late", before.canary.digest, first)
+    assert kept and (kept.phase, kept.decisions[-1]["reason"]) == (PROMOTED, "promoted by hand")
+    assert [each["who"] for each in kept.decisions] == ["run 1", "run 1", "eve"]
 
 
 def open_canary(settings: Settings) -> str:

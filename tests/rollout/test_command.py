@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ import pytest
 from fti.common.inference_service import read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
+from fti.rollout.archive import folder_of
+from fti.rollout.logic import Rollout
 from fti.serve.local.runner import running
 from tests.rollout.conftest import V1, under_load
+from tests.rollout.test_controller import PLAN, Traffic
 from tests.serve import tiny
 from tests.serve.conftest import publish
 from tests.serve.test_lifecycle import until
@@ -56,6 +60,25 @@ def test_a_rollout_interrupted_and_taken_up_again(
     assert service and service.stable.digest == canary.digest
     page = Path(out.splitlines()[1].removeprefix("Report: "))
     assert "Evidence of harm" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("harm", "code", "said"),
+    [
+        (0.0, 0, "late: promoted. No guardrail is worse than its margin."),
+        (0.3, 4, "late: rolled back. Failures: 31.00% against 1.00% of stable; evidence "),
+    ],
+)
+def test_killed_before_its_report_the_same_command_ends_as_it_did(
+    settings: Settings, one_service: ModelPackage, tmp_path: Path, harm: float, code: int, said: str
+) -> None:
+    publish(settings, tiny.write_binary(tmp_path / "canary", bias=0.5), "late", percent=0)
+    record = Rollout("late", PLAN, settings, Traffic(settings, harm), lambda *_: None).run(threading.Event())
+    process = start(settings)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and out.startswith(said), out + err
+    page = folder_of("late", settings) / f"{record.name}.html"
+    assert out.splitlines()[1] == f"Report: {page}" and record.decisions[-1]["digest"][:12] in page.read_text()
 
 
 @pytest.mark.parametrize(

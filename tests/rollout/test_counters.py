@@ -37,7 +37,8 @@ fti_score_bucket{model_name="late",revision="a",le="+Inf"} 90.0
 
 def test_what_predictors_say() -> None:
     counts = counted({(name, labels): value for name, labels, value in samples_of(TEXT, "late")})
-    own = {"looked_up/delays": 90, "stale/delays": 10, "scores/0.5": 60, "scores/inf": 90}
+    seconds = {"seconds/0.1": 74, "seconds/0.25": 84, "seconds/inf": 100}
+    own = {"looked_up/delays": 90, "stale/delays": 10, "scores/0.5": 60, "scores/inf": 90, **seconds}
     assert own_counts(counts) == own
     of_requests = {"requests": 100, "failures": 4, "refusals": 6, "sent": 100}
     assert all_counts(counts, 200) == {**own, **of_requests, "slow": 16}

@@ -1,7 +1,10 @@
 """`:explain` of a real predictor: strict as predict, within its budget, and never in the way of predictions."""
 
+import json
 import os
+import re
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ from tests.serve.keyed import KEYS, SQLITE, at_airport, open_keyed, row
 from tests.train.tables import write_tables
 
 pytestmark = pytest.mark.slow
+PAGE = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
 SLOW = {"max_epochs": 2, "batch_size": 256}
 
 
@@ -90,6 +94,22 @@ def test_it_is_as_strict_as_predict(
     assert response.status_code == status, response.text
     assert any(part in response.json()["error"] for part in message.split("|")), response.text
     assert httpx.get(served.url + EXPLAIN).status_code == 405
+
+
+def test_the_command_of_the_page(boosting: tuple[Served, ModelPackage]) -> None:
+    served, package = boosting
+    served.explain(package.examples["inputs"])  # it is started
+    commands = re.findall(r"^```bash\n(.*?)^```\n```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(commands) == len(re.findall(r"^ *curl ", PAGE, re.MULTILINE)) == 1
+    for command, output in commands:
+        code = command.replace("localhost:8080", served.url)
+        done = subprocess.run(["bash", "-ec", code], capture_output=True, text=True, timeout=60, check=True)
+        found, told = json.loads(done.stdout), json.loads(output)
+        assert found["explanation"] == told["explanation"]
+        assert found["predictions"] == [pytest.approx(told["predictions"][0], abs=0.01)]
+        (row,), (wanted,) = found["explanations"], told["explanations"]
+        assert row.pop("contributions") == pytest.approx(wanted.pop("contributions"), abs=0.01)
+        assert row == pytest.approx(wanted, abs=0.01)
 
 
 def test_too_many_rows_for_the_budget_are_refused_with_a_number_that_fits(

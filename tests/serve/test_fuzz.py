@@ -8,9 +8,12 @@ import json
 import os
 import random
 import socket
+import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +21,15 @@ import pytest
 from fti.common.settings import Settings
 from tests.serve import tiny
 from tests.serve.alone import Alone, predictor
+from tests.serve.bad_grpc import missing_number, right_message, wrong_message
 from tests.serve.bad_requests import JSON, V1, V2, Wrong, right_binary, right_v1, right_v2, wrong_request
+from tests.serve.extremes import extreme_head, extreme_request, many_tensors
 from tests.serve.keyed import KEYS, SQLITE, at_airport, open_keyed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 REQUESTS = int(os.environ.get("FTI_FUZZ_REQUESTS", "5000"))
+LENGTH = "inference-header-content-length"
+EXPECTED = tiny.expected(tiny.ROW, 0.0)
 SEED = int(os.environ.get("FTI_FUZZ_SEED", "1"))
 
 
@@ -61,12 +68,38 @@ def _rights() -> list[Wrong]:
     ]
 
 
+def _shuffled(right: Wrong, chance: random.Random) -> Wrong:
+    """The same with its columns in any order."""
+    length = int(right.headers.get(LENGTH, len(right.body)))
+    message, blob = json.loads(right.body[:length]), right.body[length:]
+    if "instances" in message:
+        message["instances"] = [dict(chance.sample([*row.items()], len(row))) for row in message["instances"]]
+        return replace(right, body=json.dumps(message).encode())
+    parts = []
+    for tensor in message["inputs"]:
+        size = tensor.get("parameters", {}).get("binary_data_size", 0)
+        parts.append((tensor, blob[:size]))
+        blob = blob[size:]
+    chance.shuffle(parts)
+    head = json.dumps({"inputs": [tensor for tensor, _ in parts]}).encode()
+    headers = {**right.headers, LENGTH: str(len(head))} if LENGTH in right.headers else right.headers
+    return replace(right, body=head + b"".join(part for _, part in parts), headers=headers)
+
+
+def _probabilities(body: bytes) -> list[float]:
+    answer = json.loads(body)
+    if "predictions" in answer:
+        return [row["probability"] for row in answer["predictions"]]
+    (found,) = (output["data"] for output in answer["outputs"] if output["name"] == "probability")
+    return list(found[1::2])
+
+
 def test_wrong_requests(server: Alone) -> None:
     chance, rights, found = random.Random(SEED), _rights(), Counter[tuple[str, int]]()
     started = 0.0
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
         for number in range(REQUESTS):
-            wrong = wrong_request(chance)
+            wrong = chance.choices([wrong_request, extreme_request, extreme_head], [8, 3, 1])[0](chance)
             response, body, used = _send(connection, wrong)
             found[wrong.how, response.status] += 1
             shown = (number, wrong.how, wrong.method, wrong.path[:80], wrong.headers, wrong.body[:400], body[:400])
@@ -77,9 +110,10 @@ def test_wrong_requests(server: Alone) -> None:
             assert len(error) < 2000, shown
             assert connection.sock is used, ("the connection was closed", shown)
             if number % 25 == 0:
-                right = rights[number // 25 % len(rights)]
+                right = _shuffled(rights[number // 25 % len(rights)], chance)
                 response, body, _ = _send(connection, right)
                 assert response.status == 200, (right.path, body)
+                assert _probabilities(body) == pytest.approx([EXPECTED] * 2, abs=1e-5), right.body
             if number == REQUESTS // 5:
                 started = _memory(server.process.pid)
     assert server.process.poll() is None
@@ -130,6 +164,15 @@ def test_a_body_that_is_too_large_is_not_read(server: Alone) -> None:
         assert _memory(server.process.pid) - before < 8
 
 
+def test_two_of_a_name_among_thousands_are_found_at_once(server: Alone) -> None:
+    wrong = many_tensors(30_000)
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+        started = time.perf_counter()
+        response, body, _ = _send(connection, wrong)
+    assert response.status == 400 and wrong.names in json.loads(body)["error"]
+    assert time.perf_counter() - started < 3
+
+
 def test_wrong_requests_over_grpc(server: Alone) -> None:
     import grpc
     from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
@@ -143,10 +186,8 @@ def test_wrong_requests_over_grpc(server: Alone) -> None:
     }
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")  # bytes in, bytes out
-        right = _grpc_request(pb).SerializeToString()
-        assert pb.ModelInferResponse.FromString(infer(right, timeout=20)).outputs
         for number in range(REQUESTS // 5):
-            message, names = _wrong_grpc(pb, chance)
+            message, names = wrong_message(chance)
             with pytest.raises(grpc.RpcError) as error:
                 infer(message, timeout=20)
             code, details = error.value.code(), error.value.details()
@@ -154,47 +195,9 @@ def test_wrong_requests_over_grpc(server: Alone) -> None:
             assert code in refused, (number, code, details, message[:300])
             assert names in details, (number, details, message[:300])
             if number % 25 == 0:
-                infer(right, timeout=20)
+                infer(missing_number(chance), timeout=20)
+                answer = pb.ModelInferResponse.FromString(infer(right_message(chance), timeout=20))
+                scores = struct.unpack("<2f", answer.raw_output_contents[1])
+                assert scores[1] == pytest.approx(EXPECTED, abs=1e-5)
+    assert not [line for line in server.lines() if line["level"] == "ERROR"]
     print(REQUESTS // 5, "refused:", dict(found))
-
-
-def _grpc_request(pb: object) -> "object":
-    request = pb.ModelInferRequest(model_name="late")  # type: ignore[attr-defined]
-    fields = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents", "FP64": "fp64_contents"}
-    for tensor in right_v2()["inputs"]:
-        added = request.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=[1])
-        values = [text.encode() for text in tensor["data"]] if tensor["datatype"] == "BYTES" else tensor["data"]
-        getattr(added.contents, fields.get(tensor["datatype"], "bytes_contents")).extend(values)
-    return request
-
-
-def _wrong_grpc(pb: object, chance: random.Random) -> tuple[bytes, str]:
-    request = _grpc_request(pb)
-    tensor = chance.choice(request.inputs)  # type: ignore[attr-defined]
-    name, how = tensor.name, chance.randrange(10)
-    if how == 0:
-        request.model_name = chance.choice(["", "later", "x" * 999])  # type: ignore[attr-defined]
-        return request.SerializeToString(), ""  # type: ignore[attr-defined]
-    if how == 1:
-        tensor.name = chance.choice(["x", "", "é"])
-        return request.SerializeToString(), "unknown"  # type: ignore[attr-defined]
-    if how == 2:
-        del request.inputs[:]  # type: ignore[attr-defined]
-        return request.SerializeToString(), "inputs"  # type: ignore[attr-defined]
-    if how == 3:
-        tensor.shape[:] = chance.choice([[0], [-1], [2], [1, 2], [1 << 62]])
-    elif how == 4:
-        tensor.datatype = chance.choice(["FP16", "", "X"])
-    elif how == 5:
-        tensor.ClearField("contents")
-    elif how == 6:
-        request.inputs.add().CopyFrom(tensor)  # type: ignore[attr-defined]
-    elif how == 7:
-        request.raw_input_contents.append(b"x")  # type: ignore[attr-defined]
-        return request.SerializeToString(), ""  # type: ignore[attr-defined]
-    elif how == 8:
-        request.outputs.add(name="nothing")  # type: ignore[attr-defined]
-        return request.SerializeToString(), "outputs"  # type: ignore[attr-defined]
-    else:
-        tensor.contents.uint_contents.append(1)
-    return request.SerializeToString(), "" if how == 3 else name  # type: ignore[attr-defined]

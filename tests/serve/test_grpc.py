@@ -15,8 +15,9 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 
+from fti.serve.protocol import INFER
 from tests.serve import tiny
-from tests.serve.alone import predictor
+from tests.serve.alone import Alone, predictor
 from tests.serve.conftest import Served
 from tests.serve.grpc_load import infer_many, request
 from tests.serve.test_lifecycle import until
@@ -24,6 +25,7 @@ from tests.serve.test_lifecycle import until
 pytestmark = pytest.mark.slow
 
 LATE = (("x-fti-service", "late"),)
+_DENIED = grpc.StatusCode.PERMISSION_DENIED
 
 
 @contextmanager
@@ -116,6 +118,56 @@ def test_no_request_is_lost_when_the_canary_dies(served: Served, number: signal.
     assert answers.total() == 1000
     until(lambda: served.state()["canary"]["ready"])
     until(lambda: ("OK", served.names["canary"]) in infer_many(address, 50)[0])  # it takes its share again
+
+
+NO_PROTOBUF = [b"\xff\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7fshort", request().SerializeToString()[:-1]]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
+    folder = tmp_path_factory.mktemp("alone")
+    with predictor(folder, tiny.write_binary(folder / "package")) as alone:
+        yield alone
+
+
+@pytest.mark.parametrize("raw", NO_PROTOBUF)
+def test_bytes_that_are_no_protobuf_are_refused_as_any_bad_request(running: Alone, raw: bytes) -> None:
+    labels, name = {"protocol": "grpc", "code": "400"}, f"garbage-{NO_PROTOBUF.index(raw)}"
+    before = running.metric("fti_requests_total", **labels)
+    with grpc.insecure_channel(running.grpc) as channel, pytest.raises(grpc.RpcError) as refusal:
+        channel.unary_unary(f"/{INFER}")(raw, metadata=(("x-request-id", name),), timeout=20)
+    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "no protobuf of inference.GRPCInferenceService/ModelInfer's request" in refusal.value.details()
+    told = {"x-request-id": name, "x-fti-revision": running.package.digest[:12]}
+    assert told.items() <= dict(refusal.value.trailing_metadata()).items()
+    until(lambda: running.metric("fti_requests_total", **labels) == before + 1)
+    assert [line["level"] for line in running.lines() if line.get("request_id") == name] == ["WARNING"]
+
+
+@pytest.mark.parametrize("method", ["ServerLive", "ModelReady", "ModelMetadata", "RepositoryModelUnload"])
+def test_no_protobuf_for_the_other_methods(running: Alone, method: str) -> None:
+    with grpc.insecure_channel(running.grpc) as channel, pytest.raises(grpc.RpcError) as refusal:
+        channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(NO_PROTOBUF[0], timeout=20)
+    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT and method in refusal.value.details()
+    assert dict(refusal.value.trailing_metadata())["x-fti-revision"] == running.package.digest[:12]
+
+
+def test_what_callers_do_wrong_is_not_logged_as_an_error(running: Alone) -> None:
+    with grpc.insecure_channel(running.grpc) as channel:
+        service = grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel)
+        wrong = [
+            (service.ModelInfer, request(model_name="other"), grpc.StatusCode.NOT_FOUND),
+            (service.ModelInfer, pb.ModelInferRequest(model_name="late"), grpc.StatusCode.INVALID_ARGUMENT),
+            (service.ModelReady, pb.ModelReadyRequest(name="other"), grpc.StatusCode.NOT_FOUND),
+            (service.ModelMetadata, pb.ModelMetadataRequest(name="other"), grpc.StatusCode.NOT_FOUND),
+            (service.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name="late"), _DENIED),
+        ]
+        for call, message, code in wrong:
+            with pytest.raises(grpc.RpcError) as refusal:
+                call(message, timeout=20)
+            assert refusal.value.code() == code
+        assert service.ModelInfer(request(), timeout=20).model_name == "late"
+    assert not [line for line in running.lines() if line["level"] == "ERROR" or "exception" in line]
 
 
 def test_what_a_predictor_has_begun_it_answers_when_it_ends(tmp_path: Path) -> None:

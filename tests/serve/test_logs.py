@@ -1,5 +1,6 @@
 """Logs: one JSON object a line, with ids and without values."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -15,8 +16,9 @@ from kserve.model_server import app
 
 from fti.common.inference_service import Revision
 from fti.common.settings import Settings
+from fti.serve.admission import Limits
 from fti.serve.features import FeatureLookup
-from fti.serve.front import Front
+from fti.serve.front import Call, Front
 from fti.serve.local.ports import Ports
 from fti.serve.local.predictors import Predictors
 from fti.serve.model import PackagedModel
@@ -124,6 +126,22 @@ def test_a_flood_of_bad_requests_fills_no_disk(
     monkeypatch.setattr(logs.time, "monotonic", lambda: later)
     ask(front, [(V1, b"{")])
     assert fields_of(caplog)[-1]["left_out"] == 140, "the next minute tells how many were left out"
+
+
+def test_a_body_that_does_not_come_is_no_error_of_the_server(
+    model: PackagedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.admission.limits = Limits(deadline_ms=30)
+
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    reply = asyncio.run(Front(app, model).answer(Call("POST", V1, {}, never)))
+    assert reply.status == 408 and (b"connection", b"close") in reply.headers
+    assert [(record.levelname, record.getMessage()) for record in caplog.records if hasattr(record, "fields")] == [
+        ("WARNING", "v1 answered 408: the body did not come before the deadline")
+    ]
 
 
 def test_a_limit_lets_through_again_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from fti.common.errors import ServingError
-from fti.common.inference_service import manifest_path, read_service, write_service
+from fti.common.inference_service import manifest_path, read_service
 from fti.common.model_package import ModelPackage
 from fti.common.settings import Settings
 from fti.push.traffic import rollback
@@ -248,11 +248,23 @@ def test_services_come_and_go(settings: Settings, one_service: ModelPackage, tmp
 def test_what_a_laptop_cannot_honour_does_not_stop_what_is_served(
     settings: Settings, one_service: ModelPackage, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def noted(note: str) -> bool:
+        conditions = yaml.safe_load((settings.services / "status" / "late.yaml").read_text())["status"]["conditions"]
+        return any(each["type"] == "ManifestHonoured" and note in each["message"] for each in conditions)
+
     with running(settings) as endpoints:
-        manifest = yaml.safe_load(manifest_path("late", settings).read_text())
+        before = manifest_path("late", settings).read_text()
+        manifest = yaml.safe_load(before)
+        manifest["spec"]["predictor"]["timeout"] = 1
+        manifest_path("late", settings).write_text(yaml.safe_dump(manifest))
+        until(lambda: noted("only a cluster heeds timeout"))
+        assert in_sync(settings) and "late: predictor: only a cluster heeds timeout" in caplog.text
         manifest["spec"]["transformer"] = {"containers": []}
         manifest_path("late", settings).write_text(yaml.safe_dump(manifest))
         failures = until(lambda: (read_state(settings) or {})["failures"])
         assert "has a transformer" in failures["late"]
+        until(lambda: noted("has a transformer"))
+        assert "has a transformer" in read(settings)["services"]["late"]["error"]
         assert httpx.post(endpoints["late"], content=BODY).status_code == 200
-        write_service(read_service("late", settings), settings)  # type: ignore[arg-type]
+        manifest_path("late", settings).write_text(before)
+        until(lambda: in_sync(settings) and not (read_state(settings) or {})["failures"])

@@ -3,12 +3,16 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from fti.common.errors import BusyError, ConfigError, ServingError
@@ -17,7 +21,9 @@ from fti.serve.client import predict
 from fti.serve.local.runner import running
 from fti.serve.local.status import read
 from fti.serve.protocol import MAX_BODY
+from tests.object_store import free_ports
 from tests.serve import tiny
+from tests.serve.alone import Alone, ready
 from tests.serve.conftest import Served
 from tests.serve.load import post_many
 from tests.serve.test_protocol import BAD_V1, BAD_V2, binary, v2
@@ -283,3 +289,39 @@ def test_the_gateway_is_restarted_too(served: Served, client: httpx.Client) -> N
 
     until(lambda: not back())
     until(back)
+
+
+def listened_on(pid: int) -> dict[int, str]:
+    """The ports on which a process accepts connections, and the address of each."""
+    found = psutil.Process(pid).connections("inet")
+    # gRPC takes sockets of IPv6 for addresses of IPv4.
+    return {each.laddr.port: each.laddr.ip.removeprefix("::ffff:") for each in found if each.status == "LISTEN"}
+
+
+def test_what_fti_serve_starts_listens_on_loopback_alone(served: Served) -> None:
+    until(lambda: all(replica["ready"] for replica in served.state().values()))
+    gateway = json.loads((served.settings.home / "serving.json").read_text())["gateway_pid"]
+    replicas = [*served.state().values(), *served.state("other").values()]
+    assert httpx.URL(served.gateway).port in listened_on(gateway)
+    for replica in replicas:
+        assert listened_on(replica["pid"]).keys() == {replica["port"], replica["grpc_port"]}
+    for pid in (os.getpid(), gateway, *(replica["pid"] for replica in replicas)):
+        assert set(listened_on(pid).values()) <= {"127.0.0.1"}
+
+
+def test_a_predictor_listens_on_all_addresses_unless_told_otherwise(tmp_path: Path) -> None:
+    """As a container needs it."""
+    package, log, (port, grpc_port) = tiny.write_binary(tmp_path / "package"), tmp_path / "log", free_ports(2)
+    command = [sys.executable, "-m", "fti.serve.predictor", f"--package={package.path}", "--name=late"]
+    command += [f"--http_port={port}", f"--grpc_port={grpc_port}"]
+    environ = {**os.environ, "FTI_HOME": str(tmp_path / "home")}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environ)
+    try:
+        until(lambda: ready(Alone(package, process, port, grpc_port, log)), 120)
+        until(lambda: len(listened_on(process.pid)) == 2)
+        found = listened_on(process.pid)
+        assert found.keys() == {port, grpc_port} and set(found.values()) <= {"0.0.0.0", "::"}
+    finally:
+        process.kill()
+        process.wait()

@@ -3,6 +3,7 @@
 It lies beside the manifests, in `services/status/<name>.yaml`: a manifest belongs to who pushes and edits it.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,18 @@ from fti.common.settings import Settings
 
 Status = dict[str, Any]
 
+_HONOURED = "ManifestHonoured"  # a condition of ours; there only while it does not hold
 
-def status_of(service: Service, live: dict[str, Any], failures: dict[str, str], url: str, before: Status) -> Status:
+
+def status_of(
+    service: Service,
+    live: dict[str, Any],
+    failures: dict[str, str],
+    url: str,
+    before: Status,
+    *,
+    notes: Sequence[str] = (),
+) -> Status:
     """The status of one service.
 
     Args:
@@ -24,6 +35,7 @@ def status_of(service: Service, live: dict[str, Any], failures: dict[str, str], 
         failures: By variant: why it cannot start.
         url: Where it is asked for predictions.
         before: Its last status, whose transition times are kept.
+        notes: What of its manifest is not honoured on this machine.
     """
     ready = bool(live) and live[STABLE]["ready"]
     as_desired = {variant: (of["revision"], of["percent"]) for variant, of in live.items()} == {
@@ -38,6 +50,8 @@ def status_of(service: Service, live: dict[str, Any], failures: dict[str, str], 
     if service.canary is not None:
         answers = CANARY in live and live[CANARY]["ready"]
         found["CanaryPredictorReady"] = (answers, failures.get(CANARY, ""))
+    if notes:
+        found[_HONOURED] = (False, "; ".join(notes))
     traffic = [
         {"revisionName": of["revision"], "percent": of["percent"], "tag": variant, "latestRevision": variant == CANARY}
         for variant, of in live.items()
@@ -77,6 +91,8 @@ def _conditions(found: dict[str, tuple[bool, str]], before: Status) -> list[dict
         condition = {"type": kind, "status": "True" if holds else "False"}
         same = earlier.get(kind, {}).get("status") == condition["status"]
         condition["lastTransitionTime"] = earlier[kind]["lastTransitionTime"] if same else now
+        if kind == _HONOURED:
+            condition["severity"] = "Warning"  # without one a condition is an error
         conditions.append(condition | ({"message": message} if message and not holds else {}))
     return conditions
 

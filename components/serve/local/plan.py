@@ -1,19 +1,21 @@
 """What shall run on this machine: the pushed services, as far as a laptop can honour their manifests."""
 
+import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fti.common.errors import ConfigError, ServingError
 from fti.common.inference_service import Revision, Service, manifest_path, parse, read_manifest, service_names
+from fti.common.inference_service.service import UNIT
+from fti.common.model_package import SIGNATURE
 from fti.common.settings import Settings
+from fti.serve.local.fields import check_fields
 
 log = logging.getLogger(__name__)
-
-_HONOURED = {"model", "name", "annotations", "labels"}
-_MODEL_HONOURED = {"name", "modelFormat", "protocolVersion", "storageUri", "args"}
 
 
 @dataclass(frozen=True)
@@ -41,33 +43,52 @@ class Replica:
     unit: str = ""
 
 
-def desired_services(
-    settings: Settings, names: Sequence[str] = ()
-) -> tuple[dict[str, Service], dict[str, ServingError]]:
+@dataclass(frozen=True)
+class Plan:
+    """What shall be served.
+
+    Attributes:
+        services: By name.
+        warnings: By name, what of the manifest is not honoured here.
+        errors: By name, what is wrong with a manifest that cannot be served.
+    """
+
+    services: dict[str, Service] = field(default_factory=dict)
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    errors: dict[str, ServingError] = field(default_factory=dict)
+
+    def notes(self, name: str) -> tuple[str, ...]:
+        """What is wrong with the manifest of a service, or else what of it is not honoured."""
+        return (str(self.errors[name]),) if name in self.errors else self.warnings.get(name, ())
+
+    def log_news(self, before: "Plan") -> None:
+        """Logs what an earlier plan did not say."""
+        for name in sorted(self.errors.keys() | self.warnings.keys()):
+            for note in self.notes(name):
+                if note not in before.notes(name):
+                    log.warning("%s", note if name in self.errors else f"{name}: {note}")
+
+
+def desired_services(settings: Settings, names: Sequence[str] = ()) -> Plan:
     """Reads what shall be served.
 
     Args:
         settings: Where the manifests lie.
         names: Services; none means all.
-
-    Returns:
-        The services by name, and what is wrong with the manifests that cannot be served.
     """
-    services, errors = dict[str, Service](), dict[str, ServingError]()
+    plan = Plan()
     for name in service_names(settings):
         if names and name not in names:
             continue
         try:
-            service = _read(name, settings)
+            service, warnings = read_checked(name, settings)
         except ServingError as error:
-            errors[name] = error
-        except (OSError, AttributeError, TypeError, KeyError, ValueError) as error:  # nothing is sure in a manifest
-            where = manifest_path(name, settings)
-            errors[name] = ServingError(f"{where} cannot be served: {error}", remedy="Mend it, or push again")
+            plan.errors[name] = error
         else:
             if service is not None and not service.stopped:
-                services[name] = service
-    return services, errors
+                plan.services[name] = service
+                plan.warnings.update({name: warnings} if warnings else {})
+    return plan
 
 
 def check_pushed(settings: Settings, names: Sequence[str]) -> None:
@@ -85,39 +106,39 @@ def check_pushed(settings: Settings, names: Sequence[str]) -> None:
             raise ConfigError(f"service {name!r} was not pushed", allowed=", ".join(pushed))
 
 
-def _read(name: str, settings: Settings) -> Service | None:
-    manifest, where = read_manifest(name, settings), str(manifest_path(name, settings))
-    if manifest is None:  # it has just been removed
-        return None
+def read_checked(name: str, settings: Settings) -> tuple[Service | None, tuple[str, ...]]:
+    """Reads the manifest of a service of this machine, as far as it can be honoured.
+
+    Returns:
+        The service, or None where nothing was pushed; and what of its manifest is not honoured here.
+
+    Raises:
+        ServingError: It cannot be served.
+    """
+    where = str(manifest_path(name, settings))
+    try:
+        manifest = read_manifest(name, settings)
+        return _checked(name, manifest, where) if manifest is not None else (None, ())  # it has just been removed
+    except (OSError, AttributeError, TypeError, KeyError, ValueError) as error:  # nothing is sure in a manifest
+        raise ServingError(f"{where} cannot be served: {error}", remedy="Mend it, or push again") from error
+
+
+def _checked(name: str, manifest: dict[str, Any], where: str) -> tuple[Service, tuple[str, ...]]:
     service = parse(manifest, where)
     if service.name != name:
         raise ServingError(f"{where} names the service {service.name}", allowed=name, remedy="Rename one of the two")
-    check_honoured(manifest["spec"], where)
-    return service
+    if service.stopped:  # whatever else it says, nothing of it runs
+        return service, ()
+    return service, (*check_fields(manifest, where), *_unit_unknown(service))
 
 
-def check_honoured(spec: dict[str, Any], where: str) -> None:
-    """Refuses what would change the answers, and warns of what is left to a cluster.
-
-    Raises:
-        ServingError: The manifest has a transformer, an explainer, or a predictor other than a model package.
-    """
-    for part in spec.keys() - {"predictor", "canary"}:
-        raise ServingError(f"{where} has a {part}, which only a cluster runs", remedy="Remove it to serve locally")
-    canaries = [("canary", canary["predictor"]) for canary in spec.get("canary") or []]
-    for part, predictor in [("predictor", spec["predictor"]), *canaries]:
-        model = predictor["model"]
-        unknown = [arg for arg in model.get("args") or [] if not arg.startswith("--feature_repo=")]
-        if model.get("modelFormat", {}).get("name") != "fti" or unknown or "containers" in predictor:
-            got = f"the arguments {unknown}" if unknown else "another model format"
-            raise ServingError(f"{where}: {part} has {got}", allowed="a model package as push writes it")
-        honoured = _HONOURED | ({"minReplicas"} if predictor.get("minReplicas") == 1 else set())
-        left = sorted({*(predictor.keys() - honoured), *(f"model.{key}" for key in model.keys() - _MODEL_HONOURED)})
-        if left:
-            _warn(f"{where}: {part}: only a cluster heeds {', '.join(left)}")
-
-
-@cache
-def _warn(message: str) -> None:
-    """Once for each message: manifests are read again and again."""
-    log.warning("%s", message)
+def _unit_unknown(service: Service) -> list[str]:
+    """That no request of a model names its unit, where its package lies on this machine and is sound."""
+    unknown = []
+    for variant, (revision, _) in service.revisions().items() if service.unit else ():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # its predictor says what is wrong with it
+            signature = json.loads((Path(revision.storage_uri) / SIGNATURE).read_text(encoding="utf-8"))
+            columns = {feature["name"] for feature in signature["inputs"] if feature["dtype"] == "string"}
+            if service.unit not in columns.union(signature["entity_keys"] if revision.feature_repo else ()):
+                unknown.append(f"{variant}: {UNIT} names {service.unit}, no text column of this model's requests")
+    return unknown

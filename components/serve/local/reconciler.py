@@ -18,7 +18,7 @@ from fti.serve.local.conditions import Status, remove_status, status_of, write_s
 from fti.serve.local.envoy import cluster_names
 from fti.serve.local.gateway import Gateway
 from fti.serve.local.kept import BAKE_SECONDS, Kept
-from fti.serve.local.plan import Replica, desired_services
+from fti.serve.local.plan import Plan, Replica, desired_services
 from fti.serve.local.ports import Ports
 from fti.serve.local.predictors import STOP_SECONDS, Predictor, Predictors, Target, child_environ, not_started
 from fti.serve.local.process import stop_all, tail
@@ -57,8 +57,7 @@ class Reconciler:
         self._settings, self._names, self._gateway = settings, names, gateway
         self._predictors = Predictors(settings, ports)
         self._environ = child_environ(settings)
-        self._desired: dict[str, Service] = {}
-        self._errors: dict[str, ServingError] = {}
+        self._plan = Plan()
         self._routed: dict[str, list[Replica]] = {}
         self._kept = Kept(bake_seconds)
         self.served: list[str] = []
@@ -145,25 +144,24 @@ class Reconciler:
         self._reconcile()
         self.served, self.failures = sorted(self._routed), self._find_failures()
         self._publish()
-        self._settled = all(self._is_settled(service) for service in self._desired.values())
+        self._settled = all(self._is_settled(service) for service in self._plan.services.values())
         self._was_settled = self._was_settled or self._settled
 
     def _read_manifests(self) -> None:
         if monotonic() < self._manifests_at:
             return
         self._manifests_at = monotonic() + _MANIFESTS_SECONDS
-        services, errors = desired_services(self._settings, self._names)
-        for name, error in errors.items():
-            if str(self._errors.get(name)) != str(error):
-                log.warning("%s", error)
-            if name in self._desired:  # served on as it was
-                services[name] = self._desired[name]
-        self._desired, self._errors = services, errors
+        plan, before = desired_services(self._settings, self._names), self._plan
+        plan.log_news(before)
+        as_before = {name: before.services[name] for name in plan.errors if name in before.services}
+        self._plan = replace(plan, services=plan.services | as_before)
 
     def _wanted(self) -> set[Target]:
         """Every revision that is desired, has traffic, or had it until just now."""
         desired = {
-            (name, revision) for name, service in self._desired.items() for revision, _ in service.revisions().values()
+            (name, revision)
+            for name, service in self._plan.services.items()
+            for revision, _ in service.revisions().values()
         }
         groups = [*self._routed.values(), self._kept.replicas(monotonic())]
         routed = {(replica.service, replica.revision) for group in groups for replica in group}
@@ -178,7 +176,7 @@ class Reconciler:
 
     def _reconcile(self) -> None:
         """Moves the traffic where it shall be and can."""
-        routes = {name: self._route(service) for name, service in sorted(self._desired.items())}
+        routes = {name: self._route(service) for name, service in sorted(self._plan.services.items())}
         possible = {name: group for name, group in routes.items() if group}
         if not self._gateway.unit.ready:
             return
@@ -239,8 +237,8 @@ class Reconciler:
         return not starting and self._routed.get(service.name, []) == self._route(service)
 
     def _find_failures(self) -> dict[str, ServingError]:
-        broken = dict(self._errors)
-        for replica in (replica for service in self._desired.values() for replica in self._replicas(service)):
+        broken = dict(self._plan.errors)
+        for replica in (replica for service in self._plan.services.values() for replica in self._replicas(service)):
             name = f"{replica.service}-{replica.variant}"
             if self._of(replica).failure:
                 broken[name] = not_started(name, self._of(replica))
@@ -255,16 +253,16 @@ class Reconciler:
         self._published = state
 
     def _write_statuses(self, state: State) -> None:
-        for name, service in self._desired.items():
+        for name, service in self._plan.services.items():
             live = state["services"].get(name, {}).get("revisions", {})
             whole = self._replicas(service)
             failures = {each.variant: self._of(each).failure for each in whole if self._of(each).failure}
-            before = self._statuses.get(name, {})
-            status = status_of(service, live, failures, self._gateway.url(name), before)
+            before, notes = self._statuses.get(name, {}), self._plan.notes(name)
+            status = status_of(service, live, failures, self._gateway.url(name), before, notes=notes)
             if status != before:
                 write_status(name, status, self._settings)
                 self._statuses[name] = status
-        for name in self._statuses.keys() - self._desired.keys():
+        for name in self._statuses.keys() - self._plan.services.keys():
             remove_status(name, self._settings)
             del self._statuses[name]
 
@@ -284,6 +282,7 @@ class Reconciler:
             "services": services,
             "predictor_pids": self._predictors.pids(),
             "failures": {name: str(error) for name, error in self.failures.items()},
+            "warnings": self._plan.warnings,
         }
 
     def _raise_failure(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from fti.common.errors import FtiError, ServingError
 from fti.common.files import atomic_file
 from fti.common.inference_service import CANARY, read_service, service_names
-from fti.common.settings import Settings
+from fti.common.settings import LOCAL, Settings
 from fti.serve.local.envoy import GRPC
-from fti.serve.local.plan import Replica
+from fti.serve.local.plan import Replica, read_checked
 from fti.serve.local.unit import Unit
 
 State = dict[str, Any]
@@ -74,7 +74,8 @@ def read(settings: Settings) -> State:
         `actual` (url; `revisions`, by variant what `replica_state` says; and `kept`, the revision that takes over again
         should the stable one die, or None) or None, `in_sync`
         (whether all that is desired runs and is ready), `failures` (why a variant cannot be served), `stopped` where
-        it shall not run, and `error` where a manifest cannot be read.
+        it shall not run, `warnings` where its manifest asks for more than this machine can do, and `error` where it
+        cannot be served as that says.
     """
     state = read_state(settings) or {"pid": None, "port": None, "services": {}, "failures": {}}
     running: State = state["services"]
@@ -101,8 +102,9 @@ def wait_in_sync(name: str, settings: Settings, seconds: float = 60.0) -> bool:
         service = read(settings)["services"][name]
         if service["in_sync"]:
             return True
-        if service["failures"] or monotonic() > deadline:
-            why = "; ".join(f"{variant}: {failure}" for variant, failure in service["failures"].items())
+        if service["failures"] or "error" in service or monotonic() > deadline:
+            failed = [f"{variant}: {failure}" for variant, failure in service["failures"].items()]
+            why = "; ".join([service["error"]] if "error" in service else failed)
             raise ServingError(
                 f"{name} is not served as desired: {why or f'not within {seconds:.0f} s'}", remedy="See `fti status`"
             )
@@ -112,7 +114,8 @@ def wait_in_sync(name: str, settings: Settings, seconds: float = 60.0) -> bool:
 
 def _service(name: str, actual: State | None, settings: Settings) -> State:
     try:
-        service = read_service(name, settings)
+        local = settings.serving == LOCAL
+        service, warnings = read_checked(name, settings) if local else (read_service(name, settings), ())
     except FtiError as error:
         return {"desired": {}, "actual": actual, "in_sync": False, "error": str(error)}
     stopped = bool(service and service.stopped)
@@ -130,7 +133,8 @@ def _service(name: str, actual: State | None, settings: Settings) -> State:
         variant: {key: of[key] for key in ("revision", "percent", "shadow")} for variant, of in found.items()
     } == desired
     in_sync = same and all(of["ready"] for of in found.values())
-    return {"desired": desired, "actual": actual, "in_sync": in_sync, **({"stopped": True} if stopped else {})}
+    more = {**({"stopped": True} if stopped else {}), **({"warnings": list(warnings)} if warnings else {})}
+    return {"desired": desired, "actual": actual, "in_sync": in_sync, **more}
 
 
 def _started(pid: int) -> str | None:
