@@ -212,7 +212,7 @@ def test_a_body_that_does_not_come_has_a_deadline(package: ModelPackage) -> None
         await caller.send(GOOD[:-3])
         return (await caller.answer())[0]
 
-    assert run(package, work, deadline_ms=50) == 504
+    assert run(package, work, deadline_ms=50) == 408
 
 
 def test_too_large_a_body_is_refused_and_ends_the_connection(package: ModelPackage) -> None:
