@@ -16,12 +16,13 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,8 @@ def serving(contender: Contender, environ: Mapping[str, str] | None = None) -> I
         argv.remove(given[0])
         port = int(given[0].partition("=")[2])
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, **(environ or {})})
+        own = {**os.environ, **(environ or {})}
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=own, start_new_session=True)
         server = Server(process, port, grpc_port)
         try:
             deadline = time.monotonic() + 60
@@ -228,6 +230,8 @@ def serving(contender: Contender, environ: Mapping[str, str] | None = None) -> I
         finally:
             process.terminate()
             process.wait()
+            with suppress(ProcessLookupError):  # what it started and left
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def compared(found: Sequence[Contender], requests: int, rounds: int) -> list[dict[str, Any]]:
