@@ -80,8 +80,7 @@ class Scorer:
         Raises:
             ConfigError: An input is absent, or a numeric one holds something that is no number.
         """
-        feed = columns.feed if isinstance(columns, Inputs) else graph_inputs(self.signature, columns)
-        scores = run_backend(self._backend, feed)
+        scores = self.score_inputs(graph_inputs(self.signature, columns))
         return scores.reshape(-1) if self._regression else scores
 
     def score_inputs(self, inputs: "Mapping[str, np.ndarray]") -> "np.ndarray":

